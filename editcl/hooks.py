@@ -1,0 +1,146 @@
+"""Hook points: TransformerLens names on the modules of an untouched Hugging Face model.
+
+Hook functions get activations as [n_rows, n_tokens, d] whatever the module's own habit (tuples,
+keyword arguments, flattened rows). This module knows nothing of what hooks are used for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from editcl.architecture import ModuleMap
+from editcl.errors import EditclError
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Where a hook function is called: its TransformerLens name."""
+
+    name: str
+
+    def layer(self) -> int:
+        """The block's index; -1 outside the blocks."""
+        parts = self.name.split(".")
+        return int(parts[1]) if parts[0] == "blocks" else -1
+
+
+HookFunction = Callable[[Tensor, Hook], Tensor | None]
+
+
+class StopForward(Exception):  # noqa: N818 - control flow, not an error
+    """Leaves a forward pass early."""
+
+
+@contextmanager
+def hooked(modules: ModuleMap, name: str, function: HookFunction) -> Iterator[None]:
+    """Calls the function at one hook point; see `EditableModel.hooks` for the names."""
+    handles = _register(modules, Hook(name), function)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def passed_through(block: nn.Module, n_outputs: int | None) -> Iterator[None]:
+    """Makes a block hand its input on; the module, its parameters and attributes stay in place.
+
+    Args:
+        n_outputs: length of the tuple that the block returns, None where it returns a tensor.
+    """
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return hidden if n_outputs is None else (hidden, *[None] * (n_outputs - 1))
+
+    block.forward = forward  # type: ignore[method-assign]  # an instance attribute, deleted below
+    try:
+        yield
+    finally:
+        del block.forward
+
+
+def _register(modules: ModuleMap, hook: Hook, function: HookFunction) -> list[Any]:
+    if hook.name == "hook_embed":
+        return [modules.embed.register_forward_hook(_on_output(function, hook))]
+    prefix, _, rest = hook.name.partition(".")
+    number, _, point = rest.partition(".")
+    if prefix == "blocks" and number.isdigit() and int(number) < modules.n_layers:
+        layer = int(number)
+        block = modules.blocks[layer]
+        if point == "hook_resid_pre":
+            return [block.register_forward_pre_hook(_on_input(function, hook), with_kwargs=True)]
+        if point == "hook_resid_post":
+            return [block.register_forward_hook(_on_output(function, hook))]
+        if point == "hook_attn_out":
+            attention = _attention_output(modules, layer)
+            if attention is not None:
+                return [attention.register_forward_hook(_on_output(function, hook))]
+        if point in ("mlp.hook_post", "mlp.out.hook_out"):
+            return _register_down(block, modules.down[layer], hook, function)
+    raise EditclError(
+        f"unknown hook point {hook.name!r} for a model of {modules.n_layers} layers; "
+        "EditableModel.hooks lists the names."
+    )
+
+
+def _attention_output(modules: ModuleMap, layer: int) -> nn.Module | None:
+    """The module whose output is what the attention adds to the residual stream."""
+    norm = modules.find(f"blocks.{layer}.ln1_post")
+    if norm is not None:  # Gemma, OLMo 2: what is added has been normed
+        return norm
+    attention = modules.find(f"blocks.{layer}.attn")
+    if attention is not None and "residual" in inspect.signature(attention.forward).parameters:
+        return modules.find(f"blocks.{layer}.attn.o")  # Bloom: its module adds the stream itself
+    return attention
+
+
+def _register_down(
+    block: nn.Module, down: nn.Module, hook: Hook, function: HookFunction
+) -> list[Any]:
+    """Hooks the down-projection; some models (OPT) flatten rows and tokens in front of it."""
+    shape: list[tuple[int, ...]] = [()]
+
+    def remember(activation: Tensor, _hook: Hook) -> None:
+        shape[0] = tuple(activation.shape[:2])
+
+    def unflattened(activation: Tensor, where: Hook) -> Tensor | None:
+        new = function(activation.reshape(*shape[0], activation.shape[-1]), where)
+        return None if new is None else new.reshape(activation.shape)
+
+    before = block.register_forward_pre_hook(_on_input(remember, hook), with_kwargs=True)
+    if hook.name.endswith("hook_post"):
+        at = down.register_forward_pre_hook(_on_input(unflattened, hook), with_kwargs=True)
+    else:
+        at = down.register_forward_hook(_on_output(unflattened, hook))
+    return [before, at]
+
+
+def _on_output(function: HookFunction, hook: Hook) -> Callable[..., Any]:
+    def run(_module: nn.Module, _args: Any, output: Any) -> Any:
+        tensor = output[0] if isinstance(output, tuple) else output
+        new = function(tensor, hook)
+        if new is None:
+            return None
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return run
+
+
+def _on_input(function: HookFunction, hook: Hook) -> Callable[..., Any]:
+    def run(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        new = function(args[0] if args else kwargs["hidden_states"], hook)
+        if new is None:
+            return None
+        if args:
+            return (new, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": new}
+
+    return run

@@ -1,0 +1,137 @@
+"""Forward passes that recompute only what can change: later positions, upper layers.
+
+When only the activation at the subject's last token of block l changes, positions before it keep
+their keys and values at every layer, and blocks below l keep their outputs. A `SuffixRun` computes
+these once and then runs rows from position `start` and block l on, exactly. It knows nothing of
+facts or losses; it knows the Hugging Face key-value cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from editcl.encoding import pad
+from editcl.model import EditableModel
+
+
+@dataclass(frozen=True)
+class SuffixRun:
+    """Rows of which only positions from their start on, and blocks from `layer` on, are run.
+
+    Position 0 of the suffix is each row's start: rows are padded at the left in front of it, so
+    that all starts align, and at the right behind.
+
+    Attributes:
+        model: the model that runs them.
+        layer: the first block that is run.
+        residual: [n_rows, n_suffix, d_model] residual stream in front of that block.
+        inputs: ids of the suffix, mask of the whole rows, positions of the suffix.
+        prefix: key-value cache of the positions before the starts; None if there are none.
+    """
+
+    model: EditableModel
+    layer: int
+    residual: Float[Tensor, "n_rows n_suffix d_model"]
+    inputs: dict[str, Tensor]
+    prefix: Any | None
+
+    @classmethod
+    def prepare(
+        cls,
+        model: EditableModel,
+        rows: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        layer: int,
+    ) -> SuffixRun:
+        """Runs every token once and keeps what later runs need.
+
+        Args:
+            model: the model.
+            rows: token ids of each row.
+            starts: the first position of each row that later runs recompute.
+            layer: the first block that later runs recompute.
+        """
+        before = pad(
+            [row[:s] for row, s in zip(rows, starts, strict=True)],
+            model.pad_id,
+            model.device,
+            left=True,
+        )
+        after = pad(
+            [row[s:] for row, s in zip(rows, starts, strict=True)], model.pad_id, model.device
+        )
+        mask = torch.cat([before.mask, after.mask], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        n_prefix = before.ids.shape[1]
+        prefix = None
+        if n_prefix:
+            inputs = _accepted(model, before.ids, before.mask, positions[:, :n_prefix])
+            with torch.no_grad():
+                prefix = model.hf(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+        inputs = _accepted(model, after.ids, mask, positions[:, n_prefix:])
+        run = cls(model, 0, torch.empty(0, 0, 0), inputs, prefix)
+        name = f"blocks.{layer}.hook_resid_pre"
+        residual = model.activations({**inputs, **run._cache()}, [name])[name]
+        return replace(run, layer=layer, residual=residual)
+
+    def logits(
+        self, keep: Int[Tensor, " n_kept"] | None = None
+    ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
+        """Logits at suffix positions (all if None), through blocks from `layer` on."""
+        with self.model.start_at(self.layer, self.residual):
+            return self.model.forward({**self.inputs, **self._cache()}, keep=keep)
+
+    def select(self, index: Int[Tensor, " n_chosen"]) -> SuffixRun:
+        """The same run with some of the rows."""
+        prefix = None
+        if self.prefix is not None:
+            prefix = _shallow(self.prefix)
+            for layer in prefix.layers:
+                layer.keys, layer.values = layer.keys[index], layer.values[index]
+        inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
+        return replace(self, residual=self.residual[index], inputs=inputs, prefix=prefix)
+
+    def _cache(self) -> dict[str, Any]:
+        """The cache argument of one run; a shallow copy, since layers reassign what they hold."""
+        if self.prefix is None:
+            return {}
+        return {"past_key_values": _shallow(self.prefix), "use_cache": True}
+
+
+@contextmanager
+def frozen_parameters(model: EditableModel) -> Iterator[None]:
+    """No gradients with respect to the weights inside; flags are restored."""
+    flags = [(p, p.requires_grad) for p in model.hf.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _shallow(cache: Any) -> Any:
+    """A cache whose layers can be updated without touching the original's tensors."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
+
+
+def _accepted(
+    model: EditableModel, ids: Tensor, mask: Tensor, positions: Tensor
+) -> dict[str, Tensor]:
+    """Forward arguments; positions only where the model takes them (Bloom derives its own)."""
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if "position_ids" in inspect.signature(type(model.hf).forward).parameters:
+        inputs["position_ids"] = positions
+    return inputs
