@@ -1,0 +1,10 @@
+"""The edit log: a model's state is its base weights plus what the log says is active.
+
+`EditLog` is the only writer of weights; `Edit` is both its entry and an edit's receipt.
+"""
+
+from editcl.log.editlog import EditLog
+from editcl.log.entry import Edit, Probability
+from editcl.log.report import RollbackReport, VerifyReport
+
+__all__ = ["Edit", "EditLog", "Probability", "RollbackReport", "VerifyReport"]

@@ -1,0 +1,387 @@
+"""EditLog: the one writer of a model's weights, and the memory of everything it wrote.
+
+It is the public face of `Ledger`, which keeps weights, history and files in step: whatever fails
+on the way, model and log are as before. This module knows nothing of how edits are solved for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from editcl.errors import EditclError, LogError
+from editcl.facts import Fact
+from editcl.log.entry import (
+    EDIT,
+    FRAME_COLUMNS,
+    REAPPLY,
+    ROLLBACK,
+    Edit,
+    Event,
+    Probability,
+    Record,
+    check_probabilities,
+    fact_rows,
+    now,
+    plain_json,
+)
+from editcl.log.folders import staged_folder
+from editcl.log.history import Columns, History, Target
+from editcl.log.ledger import Ledger
+from editcl.log.report import RollbackReport, VerifyReport
+from editcl.log.state import Factors
+from editcl.log.store import Store
+from editcl.log.verify import verify
+from editcl.log.weakening import new_probabilities, weakened
+from editcl.model import EditableModel
+from editcl.update import WeightUpdate
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+_TINY = 1e-30  # keeps the relative norm of a change of an all-zero matrix finite
+
+
+class EditLog:
+    """The edits of one model, in memory or in a folder; it becomes `model.log`.
+
+    Opening an existing folder checks every file and the base model, and then sets the model to
+    the state of the log, bit for bit. One log is open for a folder at a time. Not thread-safe.
+
+    Args:
+        model: the model to write; its weights are the base, unless a closed log of it says more.
+        folder: where to keep the log; None keeps it in memory.
+
+    Raises:
+        LogError: the folder is no log, of another model or version, damaged or open elsewhere;
+            or another open log of the model has entries. The model is unchanged.
+    """
+
+    def __init__(self, model: EditableModel, folder: str | Path | None = None) -> None:
+        previous: EditLog | None = getattr(model, "log", None)
+        if previous is not None:
+            previous._require_replaceable(folder)
+        self._ledger = Ledger(model, previous.base_weights() if previous else {})
+        self._closed = False
+        if folder is not None:
+            model.log = self  # the fingerprint is that of the base weights, which this log knows
+            try:
+                self._ledger.open(Path(folder))
+            except BaseException:
+                self.close()
+                _put_back(model, previous)
+                raise
+        if previous is not None:
+            previous.close()
+        model.log = self
+
+    # -- looking --------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the log is kept; None in memory."""
+        return self._ledger.store.folder if self._ledger.store else None
+
+    @property
+    def entries(self) -> tuple[Edit, ...]:
+        """All edits in log order, whether active or rolled back."""
+        return tuple(self._ledger.history.edits.values())
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All rollbacks and reapplications, in order."""
+        return self._ledger.history.events
+
+    def get(self, entry: str | Edit) -> Edit:
+        """The entry of that id; LogError if there is none."""
+        return self._ledger.history.find(entry)
+
+    def active_facts(self, entry: str | Edit) -> tuple[bool, ...]:
+        """For each fact of an entry, whether it is in the weights."""
+        return self._ledger.history.active[self.get(entry).id]
+
+    def active(self, entry: str | Edit) -> bool:
+        """Whether any fact of the entry is in the weights."""
+        return any(self.active_facts(entry))
+
+    def __len__(self) -> int:
+        return len(self._ledger.history.edits)
+
+    def __iter__(self) -> Iterator[Edit]:
+        return iter(self.entries)
+
+    def __contains__(self, entry: object) -> bool:
+        if isinstance(entry, Edit):
+            return self._ledger.history.edits.get(entry.id) == entry
+        return isinstance(entry, str) and entry in self._ledger.history.edits
+
+    def __repr__(self) -> str:
+        total, active = self._ledger.count()
+        where = "in memory" if self.folder is None else f"in {self.folder}"
+        state = ", closed" if self._closed else ""
+        return f"EditLog({where}: {len(self)} edits, {active} of {total} facts active{state})"
+
+    def base_weights(self) -> dict[str, Tensor]:
+        """Pristine copies of the matrices that edits have touched, on the CPU; don't write them."""
+        return dict(self._ledger.weights.base)
+
+    def active_factors(self) -> dict[str, Factors]:
+        """For each edited matrix, the factors of what is active, one column a fact."""
+        parts: dict[str, list[Factors]] = {}
+        for entry, factors in self._ledger.factors.items():
+            for name, own in factors.items():
+                if self.active(entry):
+                    parts.setdefault(name, []).append(own.columns(self.active_facts(entry)))
+        return {name: Factors.joined(some) for name, some in parts.items()}
+
+    def to_frame(self) -> DataFrame:
+        """One row a fact, as a pandas DataFrame.
+
+        Raises:
+            EditclError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise EditclError("to_frame needs pandas: pip install pandas") from error
+        history = self._ledger.history
+        rows = [
+            row for edit in self.entries for row in fact_rows(edit, history.active[edit.id])
+        ]  # fmt: skip
+        return pandas.DataFrame(rows, columns=list(FRAME_COLUMNS))
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def append(
+        self,
+        updates: Sequence[WeightUpdate],
+        facts: Sequence[Fact],
+        *,
+        method: str,
+        layers: Sequence[int],
+        before: Sequence[Probability] = (),
+        seconds: float = 0.0,
+        details: Mapping[str, Any] | None = None,
+        measure: Callable[[], Sequence[Probability]] | None = None,
+    ) -> Edit:
+        """Adds an edit to the log and its change to the weights.
+
+        Args:
+            updates: one for each changed matrix; column j of each belongs to facts[j].
+            facts: what the edit states.
+            method: name of the editor.
+            layers: the edited layers.
+            before: probabilities before the edit, one a fact, or none.
+            seconds: what solving took.
+            details: JSON-able extras.
+            measure: called with the new weights in place; gives the probabilities after.
+
+        Raises:
+            LogError: the log is closed or can't be written, or the weights are not the log's.
+            NonFiniteError: the new weights, or the measured probabilities, are not finite.
+        """
+        self._require_open()
+        facts = tuple(facts)
+        self._check_updates(updates, facts)
+        names = tuple(update.parameter for update in updates)
+        extras = plain_json(details or {}, "the details of an edit")
+        before = check_probabilities("before", before, len(facts))
+        self._ledger.weights.require_unchanged(names)
+        factors = {update.parameter: Factors.of(update) for update in updates}
+        norms = {update.parameter: self._relative_norm(update) for update in updates}
+        totals = {name: self._ledger.weights.grown(name, factors[name]) for name in names}
+        edit_id = self._ledger.history.next_id(EDIT)
+
+        def make() -> tuple[Record, History]:
+            after = check_probabilities("after", measure() if measure else (), len(facts))
+            edit = Edit(
+                edit_id, facts, method, tuple(layers), names, before, after, norms, seconds, now(),
+                extras,
+            )  # fmt: skip
+            return Record(edit_id, EDIT, edit.to_json()), self._ledger.history.with_edit(edit)
+
+        self._ledger.step(edit_id, totals, make, factors)
+        return self._ledger.history.edits[edit_id]
+
+    def rollback(self, what: Target, *, remeasure: bool = True) -> RollbackReport:
+        """Takes facts out of the weights, exactly, as if they had never been edited in.
+
+        Args:
+            what: an entry or its id; a Fact (wherever it is active); a pair (entry, index of the
+                fact); a list of these; or "all".
+            remeasure: measure the active facts of later entries before and after, and report
+                those that weakened (later edits were solved with this one present).
+
+        Raises:
+            LogError: there is no such entry or fact, or nothing of it is active.
+        """
+        self._require_open()
+        return self._switch(ROLLBACK, self._ledger.history.columns(what, active=True), remeasure)
+
+    def reapply(self, what: Target, *, remeasure: bool = True) -> RollbackReport:
+        """Puts facts back that were rolled back; the same arguments as `rollback`.
+
+        They take their old place in the order of the log.
+        """
+        self._require_open()
+        return self._switch(REAPPLY, self._ledger.history.columns(what, active=False), remeasure)
+
+    def rollback_to(self, entry: str | Edit, *, remeasure: bool = True) -> RollbackReport:
+        """Rolls back every entry after this one; it and the earlier ones stay as they are.
+
+        Args:
+            entry: an entry or its id, or "start" to roll back everything.
+            remeasure: as in `rollback`.
+        """
+        self._require_open()
+        names = [*self._ledger.history.edits]
+        keep = 0 if entry == "start" else names.index(self.get(entry).id) + 1
+        columns = {
+            name: tuple(j for j, on in enumerate(self._ledger.history.active[name]) if on)
+            for name in names[keep:]
+            if any(self._ledger.history.active[name])
+        }
+        return self._switch(ROLLBACK, columns, remeasure)
+
+    def restore(self) -> None:
+        """Writes the logged state over edited matrices that something else has changed."""
+        self._require_open()
+        ledger = self._ledger
+        ledger.write({name: ledger.rebuilt(name, ledger.history) for name in ledger.weights.base})
+
+    # -- checking, copying, closing ---------------------------------------------------------------
+
+    def verify(self) -> VerifyReport:
+        """Recomputes what the model should be, and compares; in a folder, checks the files too.
+
+        Every edited matrix is rebuilt from its base and the active columns and compared byte by
+        byte. Other parameters are compared with their checksum at opening; in a folder, the
+        SHA-256 over the whole base model is compared with the one that the log was made for.
+        """
+        self._require_open()
+        return verify(self._ledger)
+
+    def copy_to(self, folder: str | Path) -> None:
+        """Writes the log into a new folder; any copy of the base model can open it there.
+
+        Raises:
+            LogError: the folder is not empty, or can't be written.
+        """
+        self._require_open()
+        with staged_folder(folder) as stage:
+            copy = Store(stage, self._ledger.identity)
+            try:
+                for record in self._ledger.records:
+                    copy.append(record, self._ledger.tensors(record.id))
+            finally:
+                copy.close()
+
+    def close(self) -> None:
+        """Releases the folder; the model stays as it is, and the entries stay readable."""
+        self._closed = True
+        if self._ledger.store is not None:
+            self._ledger.store.close()
+
+    def __enter__(self) -> EditLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def _switch(self, action: str, columns: Columns, remeasure: bool) -> RollbackReport:
+        """Takes columns out or puts them back, and measures what that did to later facts."""
+        start = time.perf_counter()
+        if not columns:
+            return RollbackReport(action, (), (), 0.0)
+        names = [*dict.fromkeys(name for entry in columns for name in self._ledger.factors[entry])]
+        self._ledger.weights.require_unchanged(names)
+        event_id = self._ledger.history.next_id(action)
+        event = Event(event_id, action, columns, now())
+        history = self._ledger.history.with_event(event)
+        totals = {name: self._ledger.rebuilt(name, history) for name in names}
+        edits = self._ledger.history.edits
+        later = self._ledger.history.later(columns) if remeasure else []
+        facts = [edits[name].facts[j] for name, j in later]
+        before = new_probabilities(self._ledger.model, facts)
+        after: list[Probability] = []
+
+        def make() -> tuple[Record, History]:
+            after.extend(new_probabilities(self._ledger.model, facts))
+            return Record(event_id, action, event.to_json()), history
+
+        self._ledger.step(event_id, totals, make)
+        moved = tuple((name, j) for name, js in columns.items() for j in js)
+        return RollbackReport(
+            action=action,
+            columns=moved,
+            facts=tuple(edits[name].facts[j] for name, j in moved),
+            seconds=time.perf_counter() - start,
+            remeasured=len(later) if remeasure else None,
+            weakened=weakened(later, facts, before, after),
+        )
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _relative_norm(self, update: WeightUpdate) -> float:
+        return update.norm() / max(self._ledger.weights.norm(update.parameter), _TINY)
+
+    def _check_updates(self, updates: Sequence[WeightUpdate], facts: tuple[Fact, ...]) -> None:
+        assert updates, "an edit needs at least one update"
+        assert facts, "an edit needs at least one fact"
+        names = [update.parameter for update in updates]
+        assert len(set(names)) == len(names), f"one update a parameter, got {names}"
+        for update in updates:
+            assert update.n_facts == len(facts), (
+                f"the update of {update.parameter} has {update.n_facts} columns for "
+                f"{len(facts)} facts; column j belongs to facts[j]"
+            )
+            projection = self._ledger.weights.projection(update.parameter)
+            assert projection is not None, f"{update.parameter} is no down-projection of the model"
+            shape = (update.left.shape[0], update.right.shape[0])
+            assert shape == tuple(projection.weight.shape), (
+                f"the update of {update.parameter} is {shape}, the matrix "
+                f"{tuple(projection.weight.shape)}"
+            )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise LogError("the log is closed. Open it again with EditLog(model, folder).")
+        if self._ledger.doubt:
+            raise LogError(f"{self._ledger.doubt}. Close the log and open it again.")
+        if self._ledger.model.log is not self:
+            raise LogError("the model has another log by now. Use model.log.")
+
+    def _require_replaceable(self, folder: str | Path | None) -> None:
+        """Another log may take this one's place if nothing of it would be lost or misread."""
+        if not self._closed and len(self):
+            raise LogError(
+                f"the model has an open log with {len(self)} edits. Use model.log, or close it "
+                "(model.log.close()), or load a fresh copy of the model."
+            )
+        if self._closed and folder is None and self._ledger.count()[1]:
+            raise LogError(
+                "the model still carries the edits of a closed log, so its weights are no base. "
+                "Open that log again, or load a fresh copy of the model."
+            )
+        if self._closed:
+            self._ledger.weights.require_unchanged(self._ledger.weights.base)
+
+
+def _put_back(model: EditableModel, previous: EditLog | None) -> None:
+    if previous is None:
+        del model.log
+    else:
+        model.log = previous

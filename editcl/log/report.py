@@ -1,0 +1,116 @@
+"""What rolling back and verifying tell: frozen results that read well.
+
+They compute nothing and know nothing of weights and files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from editcl.facts import Fact
+from editcl.log.entry import SHOWN_FACTS, one_line
+
+
+@dataclass(frozen=True)
+class Weakened:
+    """An active fact whose probability fell when others were taken out or put back.
+
+    Attributes:
+        entry: id of the edit that holds it.
+        index: its index in the edit.
+        fact: the fact.
+        before: p(new object) before.
+        after: p(new object) now.
+    """
+
+    entry: str
+    index: int
+    fact: Fact
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class RollbackReport:
+    """What a rollback (or reapply) did.
+
+    Attributes:
+        action: "rollback" or "reapply".
+        columns: (entry id, index of the fact) of each fact taken out or put back.
+        facts: the facts themselves, in the same order.
+        seconds: what it took, measuring included.
+        remeasured: how many active facts of later entries were measured; None if not asked to.
+        weakened: those of them whose p(new) fell below half of what it was, or below p(old).
+    """
+
+    action: str
+    columns: tuple[tuple[str, int], ...]
+    facts: tuple[Fact, ...]
+    seconds: float
+    remeasured: int | None = None
+    weakened: tuple[Weakened, ...] = ()
+
+    def __repr__(self) -> str:
+        verb = "rolled back" if self.action == "rollback" else "reapplied"
+        count = f"{len(self.facts)} fact" + ("s" if len(self.facts) != 1 else "")
+        lines = [f"{verb} {count} in {self.seconds:.2f} s"]
+        lines += [
+            f"  {name}[{j}] {one_line(str(fact))}"
+            for (name, j), fact in list(zip(self.columns, self.facts, strict=True))[:SHOWN_FACTS]
+        ]
+        if len(self.facts) > SHOWN_FACTS:
+            lines.append(f"  ... and {len(self.facts) - SHOWN_FACTS} more")
+        if self.remeasured is None:
+            lines.append("later edits were not measured again")
+        elif self.remeasured:
+            lines.append(f"{len(self.weakened)} of {self.remeasured} later facts weakened")
+        for weak in self.weakened:
+            change = f"p(new) {weak.before:.3g} -> {weak.after:.3g}"
+            lines.append(f"  {weak.entry}[{weak.index}] {one_line(str(weak.fact))}   {change}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Whether the model is what its log says.
+
+    Attributes:
+        problems: what is wrong; empty if all is well.
+        notes: what is worth knowing and not wrong.
+        parameters: how many edited matrices were recomputed and compared byte by byte.
+        untouched: how many other parameters still have the checksum they had at opening.
+        active: facts in the weights.
+        total: facts in the log.
+        files: tensor files whose checksum was read again; None for a log in memory.
+        seconds: what it took.
+    """
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    parameters: int
+    untouched: int
+    active: int
+    total: int
+    files: int | None
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __repr__(self) -> str:
+        if self.problems:
+            head = f"NOT what the log says: {len(self.problems)} problem(s)"
+        else:
+            head = (
+                f"OK: {self.parameters} edited matrices are base + {self.active} active facts of "
+                f"{self.total}, byte for byte; {self.untouched} other parameters are unchanged "
+                "since opening (checksum)"
+            )
+            if self.files is not None:
+                head += f"; {self.files} files and the base model's fingerprint are intact"
+        return "\n".join([head, *(f"  - {p}" for p in self.problems), *self.notes])
