@@ -1,7 +1,8 @@
 """EditLog: the one writer of a model's weights, and the memory of everything it wrote.
 
 It is the public face of `Ledger`, which keeps weights, history and files in step: whatever fails
-on the way, model and log are as before. This module knows nothing of how edits are solved for.
+on the way, model and log are as before. Long because the whole public surface of a log is here.
+This module knows nothing of how edits are solved for.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class EditLog:
         previous: EditLog | None = getattr(model, "log", None)
         if previous is not None:
             previous._require_replaceable(folder)
-        self._ledger = Ledger(model, previous.base_weights() if previous else {})
+        self._ledger = Ledger(model, {} if previous is None else previous.base_weights())
         self._closed = False
         if folder is not None:
             model.log = self  # the fingerprint is that of the base weights, which this log knows
@@ -180,7 +181,8 @@ class EditLog:
             before: probabilities before the edit, one a fact, or none.
             seconds: what solving took.
             details: JSON-able extras.
-            measure: called with the new weights in place; gives the probabilities after.
+            measure: called with the new weights in place; gives the probabilities after, and may
+                add to `details`.
 
         Raises:
             LogError: the log is closed or can't be written, or the weights are not the log's.
@@ -190,7 +192,7 @@ class EditLog:
         facts = tuple(facts)
         self._check_updates(updates, facts)
         names = tuple(update.parameter for update in updates)
-        extras = plain_json(details or {}, "the details of an edit")
+        plain_json(details or {}, "the details of an edit")
         before = check_probabilities("before", before, len(facts))
         self._ledger.weights.require_unchanged(names)
         factors = {update.parameter: Factors.of(update) for update in updates}
@@ -200,6 +202,7 @@ class EditLog:
 
         def make() -> tuple[Record, History]:
             after = check_probabilities("after", measure() if measure else (), len(facts))
+            extras = plain_json(details or {}, "the details of an edit")
             edit = Edit(
                 edit_id, facts, method, tuple(layers), names, before, after, norms, seconds, now(),
                 extras,

@@ -151,7 +151,7 @@ class LiveWeights:
 
     def norm(self, name: str) -> float:
         """Frobenius norm of a live matrix."""
-        return float(torch.linalg.vector_norm(self._parameters[name].data, dtype=torch.float64))
+        return float(torch.linalg.vector_norm(self._parameters[name].data.float()))
 
     def cast(self, name: str, total: Tensor) -> Tensor:
         """The total in the parameter's dtype."""
