@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -117,7 +117,8 @@ class ModuleMap:
                 f"{kind}: {path}.weight is quantised ({module.weight.dtype}). Load the model in "
                 "float32, bfloat16 or float16."
             )
-        return DownProjection(layer, f"{path}.weight", module.weight, isinstance(module, nn.Linear))
+        weight = cast(nn.Parameter, module.weight)
+        return DownProjection(layer, f"{path}.weight", weight, isinstance(module, nn.Linear))
 
 
 def _select_adapter(hf: PreTrainedModel) -> ArchitectureAdapter:

@@ -60,7 +60,7 @@ def passed_through(block: nn.Module, n_outputs: int | None) -> Iterator[None]:
         hidden = args[0] if args else kwargs["hidden_states"]
         return hidden if n_outputs is None else (hidden, *[None] * (n_outputs - 1))
 
-    block.forward = forward  # type: ignore[method-assign]  # an instance attribute, deleted below
+    block.forward = forward  # an instance attribute, deleted below
     try:
         yield
     finally:
@@ -106,13 +106,13 @@ def _register_down(
     block: nn.Module, down: nn.Module, hook: Hook, function: HookFunction
 ) -> list[Any]:
     """Hooks the down-projection; some models (OPT) flatten rows and tokens in front of it."""
-    shape: list[tuple[int, ...]] = [()]
+    n_tokens = [1]
 
     def remember(activation: Tensor, _hook: Hook) -> None:
-        shape[0] = tuple(activation.shape[:2])
+        n_tokens[0] = activation.shape[1]
 
     def unflattened(activation: Tensor, where: Hook) -> Tensor | None:
-        new = function(activation.reshape(*shape[0], activation.shape[-1]), where)
+        new = function(activation.reshape(-1, n_tokens[0], activation.shape[-1]), where)
         return None if new is None else new.reshape(activation.shape)
 
     before = block.register_forward_pre_hook(_on_input(remember, hook), with_kwargs=True)

@@ -21,6 +21,9 @@ from editcl.model import EditableModel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+#: Attribute of a Hugging Face model that leads to its editable model.
+_MARK = "_editcl_model"
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -84,6 +87,9 @@ def wrap(
 ) -> EditableModel:
     """An editable model around a Hugging Face model in memory; the model stays what it is.
 
+    Wrapping a model again gives the editable model that it has already, with its log: its weights
+    may be edited by now, and are no base for a second one.
+
     A TransformerBridge works too: the editable model is then a clean Hugging Face twin that
     shares every parameter with it, so that MLP edits show in the bridge, hooks and all.
 
@@ -100,14 +106,32 @@ def wrap(
     """
     from editcl.log import EditLog
 
+    asked = hf_model
+    known: EditableModel | None = getattr(asked, _MARK, _Known(None)).model
+    if known is not None and log is None:
+        return known
     if is_bridge(hf_model):
         tokenizer = _plain_tokenizer(hf_model) if tokenizer is None else tokenizer
         hf_model = model_behind(hf_model)
     _check_model(hf_model)
     name = name or getattr(hf_model, "name_or_path", "") or type(hf_model).__name__
-    model = EditableModel(hf_model, tokenizer, name=name)
-    model.log = EditLog(model, log)
+    model = EditableModel(hf_model, tokenizer, name=name) if known is None else known
+    model.log = EditLog(model, log)  # takes the place of a known model's log, or says why it can't
+    object.__setattr__(asked, _MARK, _Known(model))
     return model
+
+
+class _Known:
+    """Leads from a Hugging Face model to its editable model; a copy of the one has none yet."""
+
+    def __init__(self, model: EditableModel | None) -> None:
+        self.model = model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Known:
+        return _Known(None)
+
+    def __reduce__(self) -> tuple[type[_Known], tuple[None]]:
+        return _Known, (None,)
 
 
 # -- what is asked for --------------------------------------------------------------------------

@@ -419,7 +419,7 @@ class EditableModel:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """A tensor's bytes in memory order, copied to the CPU if need be."""
-    return memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())
+    return tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy().data
 
 
 def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -12,20 +12,21 @@ Item = TypeVar("Item")
 SHOW_AFTER_SECONDS = 2.0
 
 
-def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
+def progress(items: Sequence[Item], description: str, *, show: bool = True) -> Iterator[Item]:
     """Iterates with a bar on standard error, shown once two seconds have passed.
 
-    Nothing is drawn where standard error is not a terminal (scripts, CI, pipes).
+    Drawn in terminals, and in notebooks that have ipywidgets; elsewhere (pipes, CI) never.
     """
-    if not sys.stderr.isatty():
-        yield from items
-        return
     from rich.console import Console
     from rich.progress import Progress
 
-    started = time.monotonic()
-    bar = Progress(console=Console(stderr=True), transient=True)
-    shown = False
+    console = Console(stderr=True)
+    seen = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    if not (show and seen):
+        yield from items
+        return
+    started, shown = time.monotonic(), False
+    bar = Progress(console=console, transient=True)
     task = bar.add_task(description, total=len(items))
     try:
         for item in items:

@@ -9,11 +9,10 @@ of arXiv:2202.05262. Facts that the model doesn't answer right are skipped and c
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,14 +21,13 @@ from jaxtyping import Float, Int
 from editcl.errors import EditclError
 from editcl.facts import Fact
 from editcl.model import EditableModel
+from editcl.progress import progress as bar
 from editcl.tracing.causal import Settings, corrupt, measure
 from editcl.tracing.result import Peak, Trace
 from editcl.tracing.runs import NOISE_MULTIPLE, Question, embedding_spread, questions, run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-T = TypeVar("T")
 
 ROLES = (
     "first subject token",
@@ -41,7 +39,6 @@ ROLES = (
 )
 SUBJECT_LAST, LAST = ROLES[2], ROLES[5]
 
-_SILENT_SECONDS = 2.0
 _NORMAL_95 = 1.96
 
 
@@ -172,7 +169,7 @@ def trace_many(
         if sigma is None:
             sigma = noise_multiple * embedding_spread(model, asked)
         fixed = Settings(settings.kinds, sigma, *_rest(settings))
-        for question in _with_progress(asked, "tracing", show=progress):
+        for question in bar(asked, "tracing", show=progress):
             found = _trace_known(model, question, fixed)
             if found is not None:
                 traces.append(found)
@@ -260,23 +257,3 @@ def _mean_and_half_width(
         variance = np.where(known, (values - mean) ** 2, 0).sum(0) / (n - 1)
         half_width = _NORMAL_95 * np.sqrt(variance / n)
     return np.where(n > 0, mean, np.nan), np.where(n > 1, half_width, np.nan)
-
-
-def _with_progress(items: Sequence[T], what: str, *, show: bool) -> Iterator[T]:
-    """The items, with a progress bar on standard error once a while has passed."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    begin, bar = time.monotonic(), Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task(what, total=len(items))
-    started = False
-    try:
-        for i, item in enumerate(items):
-            if show and not started and time.monotonic() - begin > _SILENT_SECONDS:
-                bar.start()
-                started = True
-            bar.update(task, completed=i)
-            yield item
-    finally:
-        if started:
-            bar.stop()

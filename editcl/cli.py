@@ -1,0 +1,373 @@
+"""`editcl`: the command line, thin over the same functions that scripts call.
+
+Every command takes `--json` and then prints one JSON object on standard output. Errors that a user
+can mend go to standard error as one message, with exit status 1. Heavy imports wait until a
+command needs them, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from editcl.errors import EditclError
+
+if TYPE_CHECKING:
+    from editcl.model import EditableModel
+
+app = typer.Typer(
+    name="editcl",
+    help="See, edit, verify and take back what a language model knows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+log_app = typer.Typer(
+    help="List, show, verify, take back and export logged edits.", no_args_is_help=True
+)
+bench_app = typer.Typer(
+    help="Measure editcl; every published figure comes from here.", no_args_is_help=True
+)
+app.add_typer(log_app, name="log")
+app.add_typer(bench_app, name="bench")
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="Hub name or folder; default: the embedded model.")
+]
+Log = Annotated[Path, typer.Option("--log", help="Folder of the durable edit log.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda if there is one.")
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+DEFAULT_LOG = Path("editcl-log")
+
+
+def main() -> None:
+    """Runs the command line; user errors end it with a message and status 1."""
+    try:
+        app()
+    except EditclError as error:
+        from rich.console import Console
+        from rich.text import Text
+
+        from editcl.log.entry import one_line
+
+        text = "\n".join(one_line(line) for line in str(error).splitlines())
+        Console(stderr=True).print(Text("error: ", style="bold red") + Text(text))
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to save the trace as a picture (.png, .pdf).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Trace, edit, verify and roll back one fact on the embedded model, offline."""
+    from editcl.demo import run_demo
+
+    report = run_demo(picture=picture, quiet=as_json)
+    if as_json:
+        _print_json(report)
+    if not report["ok"]:
+        sys.exit(1)
+
+
+@app.command()
+def trace(
+    subject: Annotated[str, typer.Argument(help="The subject, as it stands in the prompt.")],
+    prompt: Annotated[str, typer.Argument(help="Sentence start that names it, or with {} for it.")],
+    model: Model = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The object; default: what the model says.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Noise samples.")] = 10,
+    noise: Annotated[
+        float | None, typer.Option(help="Noise level; default: 3 x the embeddings' deviation.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Layers restored together (mlp, attn).")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Where to save the picture.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the tokens and layers that carry a fact (causal tracing)."""
+    from editcl.console import show_trace
+    from editcl.tracing import trace as run_trace
+
+    editable = _load(model, device, dtype)
+    found = run_trace(
+        editable,
+        subject,
+        prompt,
+        answer=answer,
+        samples=samples,
+        noise=noise,
+        window=window,
+        seed=seed,
+    )
+    if picture is not None:
+        _save_picture(found, picture)
+    _emit(as_json, found.to_dict(), lambda: show_trace(found))
+
+
+@app.command()
+def edit(
+    subject: Annotated[str, typer.Argument(help="What the fact is about.")],
+    new_object: Annotated[str, typer.Argument(help="What the model shall say.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="Sentence start with {} for the subject; default: inferred.")
+    ] = None,
+    model: Model = None,
+    log: Log = DEFAULT_LOG,
+    old_object: Annotated[
+        str | None, typer.Option(help="What it says now; default: asked.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer; default: calibrated.")] = None,
+    method: Annotated[str, typer.Option(help="rome, r-rome or rome-published.")] = "rome",
+    published: Annotated[
+        bool, typer.Option("--published", help="The papers' hyperparameters.")
+    ] = False,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Measure paraphrases and specificity too.")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Edit one fact and keep the change in a durable log."""
+    from editcl.console import show_edit
+    from editcl.editing.edit import edit as run_edit
+
+    editable = _load(model, device, dtype, log)
+    receipt = run_edit(
+        editable,
+        subject,
+        new_object,
+        prompt=prompt,
+        old_object=old_object,
+        method=method,
+        layer=layer,
+        settings="published" if published else None,
+        evaluate=evaluate,
+        seed=seed,
+    )
+    _emit(as_json, {"id": receipt.id, **receipt.to_json()}, lambda: show_edit(receipt, log))
+
+
+@app.command()
+def calibrate(
+    model: Model = None,
+    n_facts: Annotated[int, typer.Option(help="Trial edits a layer.")] = 8,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Measure again.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the layer to edit on a model, by trial edits of facts that it knows."""
+    from editcl.console import show_calibration
+    from editcl.editing.calibrate import calibrate as run_calibrate
+
+    editable = _load(model, device, dtype)
+    found = run_calibrate(editable, n_facts=n_facts, seed=seed, refresh=refresh)
+    _emit(as_json, found.to_dict(), lambda: show_calibration(found))
+
+
+@log_app.command("list")
+def log_list(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False) -> None:
+    """All edits, and whether they are active."""
+    from editcl.console import show_log
+
+    editable = _open(model, log)
+    entries = [
+        {"id": e.id, **e.to_json(), "active": list(editable.log.active_facts(e))}
+        for e in editable.log
+    ]
+    _emit(as_json, {"entries": entries}, lambda: show_log(editable.log))
+
+
+@log_app.command("show")
+def log_show(
+    entry: Annotated[str, typer.Argument(help="Id of an entry, such as e0001.")],
+    log: Log = DEFAULT_LOG,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """One edit in full."""
+    from editcl.console import show_edit
+
+    editable = _open(model, log)
+    found = editable.log.get(entry)
+    body = {"id": found.id, **found.to_json(), "active": list(editable.log.active_facts(found))}
+    _emit(as_json, body, lambda: show_edit(found, log, full=True))
+
+
+@log_app.command("rollback")
+def log_rollback(
+    entry: Annotated[str, typer.Argument(help="Id of an entry, or 'all'.")],
+    log: Log = DEFAULT_LOG,
+    model: Model = None,
+    fact: Annotated[int | None, typer.Option(help="Only this fact of the entry (from 0).")] = None,
+    after: Annotated[
+        bool, typer.Option("--after", help="Take back everything after the entry instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take an edit back, exactly."""
+    from editcl.console import show_report
+
+    if fact is not None and (after or entry == "all"):
+        raise EditclError(
+            "--fact names one fact of one entry; it goes with neither 'all' nor --after."
+        )
+    editable = _open(model, log)
+    if after:
+        report = editable.log.rollback_to(entry)
+    else:
+        report = editable.log.rollback(entry if fact is None else (entry, fact))
+    _emit(as_json, _report(report), lambda: show_report(report))
+
+
+@log_app.command("reapply")
+def log_reapply(
+    entry: Annotated[str, typer.Argument(help="Id of an entry, or 'all'.")],
+    log: Log = DEFAULT_LOG,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Put an edit back that was taken out."""
+    from editcl.console import show_report
+
+    report = _open(model, log).log.reapply(entry)
+    _emit(as_json, _report(report), lambda: show_report(report))
+
+
+@log_app.command("verify")
+def log_verify(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False) -> None:
+    """Check that the weights are, byte for byte, what the log says."""
+    from dataclasses import asdict
+
+    from editcl.console import show_report
+
+    report = _open(model, log).log.verify()
+    _emit(as_json, {"ok": report.ok, **asdict(report)}, lambda: show_report(report))
+    if not report.ok:
+        sys.exit(1)
+
+
+@log_app.command("export")
+def log_export(
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")],
+    log: Log = DEFAULT_LOG,
+    model: Model = None,
+    lora: Annotated[bool, typer.Option("--lora", help="As a PEFT LoRA adapter.")] = False,
+    rank: Annotated[int | None, typer.Option(help="Largest rank of the adapter.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the edited model as a Hugging Face folder, or its edits as a LoRA adapter."""
+    from dataclasses import asdict
+
+    from editcl.console import show_report
+    from editcl.log.export import export_lora, export_model
+
+    if rank is not None and not lora:
+        raise EditclError("--rank is of a LoRA adapter: add --lora.")
+    editable = _open(model, log)
+    if lora:
+        adapter = export_lora(editable, folder, rank=rank)
+        body = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(adapter).items()}
+        _emit(as_json, body, lambda: show_report(adapter))
+    else:
+        written = export_model(editable, folder, overwrite=overwrite)
+        _emit(as_json, {"folder": str(written)}, lambda: show_report(f"model written to {written}"))
+
+
+@bench_app.command("edit")
+def bench_edit(
+    model: Model = None,
+    cases: Annotated[
+        Path | None, typer.Option(help="CounterFact records to edit; default: catalogue facts.")
+    ] = None,
+    n_edits: Annotated[int, typer.Option("--n", help="Single edits.")] = 200,
+    repeats: Annotated[
+        int, typer.Option(help="Facts that both sides of a comparison run on.")
+    ] = 12,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Quality and speed of single edits and traces, against the published procedures."""
+    from editcl.benchmarks.edit import bench_edit as run_bench
+    from editcl.console import show_benchmark
+    from editcl.evaluation import counterfact_cases
+
+    editable = _load(model, device, dtype)
+    chosen = None if cases is None else counterfact_cases(cases, limit=n_edits)
+    found = run_bench(editable, cases=chosen, n_edits=n_edits, repeats=repeats, seed=seed)
+    _emit(as_json, found.to_dict(), lambda: show_benchmark(found))
+
+
+# -- helpers --------------------------------------------------------------------------------------
+
+
+def _load(
+    model: str | None, device: str | None, dtype: str | None, log: Path | None = None
+) -> EditableModel:
+    from editcl.loading import load
+
+    return load(model, device=device, dtype=dtype, log=log)
+
+
+def _open(model: str | None, log: Path) -> EditableModel:
+    """The model with an existing log."""
+    if not log.is_dir():
+        raise EditclError(
+            f"there is no log in {str(log)!r}. Name its folder with --log, or make one with "
+            "`editcl edit`."
+        )
+    return _load(model, None, None, log)
+
+
+def _report(report: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(report)
+
+
+def _save_picture(found: Any, path: Path) -> None:
+    try:
+        found.plot().savefig(path, dpi=160, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise EditclError(f"the picture can't be written to {path}: {error}.") from error
+
+
+def _emit(as_json: bool, body: dict[str, Any], show: Callable[[], None]) -> None:
+    if as_json:
+        _print_json(body)
+    else:
+        show()
+
+
+def _print_json(body: dict[str, Any]) -> None:
+    print(json.dumps(body, ensure_ascii=False, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What the command line shows: tables and blocks of colour from result objects; computes nothing.
+
+Texts from models, logs and files are shown as they are, never as markup or terminal commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from editcl.log.entry import one_line
+
+if TYPE_CHECKING:
+    from editcl.benchmarks.edit import EditBenchmark
+    from editcl.editing.calibrate import Calibration
+    from editcl.log import Edit, EditLog
+    from editcl.tracing import Trace
+
+KIND_COLOURS = {"hidden": (103, 58, 183), "mlp": (27, 120, 55), "attn": (178, 24, 43)}
+KIND_NAMES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
+
+
+def console() -> Console:
+    """A console on standard output as it is now."""
+    return Console(highlight=False)
+
+
+def plain(value: Any) -> Text:
+    """A text as it is: no markup, no control characters."""
+    return Text(one_line(str(value)))
+
+
+def show_trace(trace: Trace) -> None:
+    """The heat map of each kind, tokens down, layers across, subject tokens starred."""
+    out = console()
+    head = Text("p(") + Text(one_line(trace.answer.strip()), style="bold")
+    out.print(head + Text(f")  clean {trace.clean:.3f}   corrupted {trace.corrupted:.3f}"))
+    for kind in trace.kinds:
+        out.print(heat_map(trace, kind))
+
+
+def heat_map(trace: Trace, kind: str) -> Table:
+    """One kind's probabilities as blocks, darker for more recovered; the peak is in the title."""
+    scores = trace.probability[kind]
+    low, high = float(scores.min()), max(float(scores.max()), trace.clean)
+    first, stop = trace.span
+    best = trace.peak(kind, stop - 1)
+    title = (
+        f"restored {KIND_NAMES[kind]} (p in per cent); at the subject's last token most at "
+        f"layer {best.layer}: {best.effect:+.3f}"
+    )
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 0), title_style="bold")
+    table.add_column("", justify="right")
+    for number in range(scores.shape[1]):
+        table.add_column(f"{number:>3}", justify="center")
+    for i, name in enumerate(trace.tokens):
+        star = "*" if first <= i < stop else " "
+        cells = [_block(float(p), low, high, KIND_COLOURS[kind]) for p in scores[i]]
+        table.add_row(Text(f"{one_line(name)}{star} "), *cells)
+    return table
+
+
+def _block(p: float, low: float, high: float, colour: tuple[int, int, int]) -> Text:
+    share = 0.0 if high <= low else max(0.0, min(1.0, (p - low) / (high - low)))
+    red, green, blue = (round(255 + share * (c - 255)) for c in colour)
+    ink = "white" if share > 0.6 else "black"
+    return Text(f" {round(100 * p):>3} ", style=f"{ink} on rgb({red},{green},{blue})")
+
+
+def show_edit(edit: Edit, log: Path | None = None, *, full: bool = False) -> None:
+    """A receipt."""
+    out = console()
+    for line in repr(edit).splitlines():
+        out.print(plain(line))
+    evaluation = edit.details.get("evaluation")
+    if evaluation:
+        out.print(shares_table("what holds after the edit", {"": evaluation}))
+    if full:
+        out.print(plain(f"  details: {dict(edit.details)}"))
+    if log is not None and not full:
+        out.print(
+            Text("  logged in ")
+            + plain(log)
+            + Text("; take it back with ")
+            + Text(f"editcl log rollback {edit.id} --log {log}", style="bold")
+        )
+
+
+def shares_table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+    """Measures across, one row each; what could not be measured stays a dash."""
+    names = list(next(iter(rows.values())))
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for label, measures in rows.items():
+        shown = ["-" if measures[n] is None else f"{100 * measures[n]:.1f}" for n in names]
+        table.add_row(plain(label), *shown)
+    return table
+
+
+def show_calibration(calibration: Calibration) -> None:
+    """The evidence, layer by layer."""
+    evidence = calibration.location.evidence
+    names = [name for name in evidence[0].details if name != "delta_over_residual"]
+    title = f"trial edits of {len(calibration.facts)} facts a layer (per cent)"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("layer", "score", *names, "|delta|/|h|"):
+        table.add_column(name.replace("_", " "), justify="right")
+    for e in evidence:
+        chosen = e.layer == calibration.layer
+        table.add_row(
+            f"-> {e.layer}" if chosen else str(e.layer),
+            f"{100 * e.score:.1f}",
+            *(f"{100 * e.details[name]:.1f}" for name in names),
+            f"{e.details['delta_over_residual']:.2f}",
+            style="bold green" if chosen else "",
+        )
+    console().print(table)
+
+
+def show_log(log: EditLog) -> None:
+    """All entries, one row a fact, up to a screenful for each batch."""
+    table = Table(title=str(log), title_justify="left", title_style="bold")
+    for name in ("id", "fact", "method", "layers", "p(new)", "state", "created"):
+        table.add_column(name)
+    for edit in log:
+        active = log.active_facts(edit)
+        for j, sentence in list(enumerate(edit.sentences))[:20]:
+            after = f"{edit.after[j].new:.3f}" if edit.after else "-"
+            table.add_row(
+                edit.id if len(edit.facts) == 1 else f"{edit.id}[{j}]",
+                plain(sentence),
+                plain(edit.method),
+                ", ".join(map(str, edit.layers)),
+                after,
+                "active" if active[j] else "rolled back",
+                plain(edit.created),
+                style="" if active[j] else "dim",
+            )
+        if len(edit.facts) > 20:
+            table.add_row(edit.id, f"... and {len(edit.facts) - 20} more facts")
+    console().print(table)
+
+
+def show_report(report: Any) -> None:
+    """Anything with a readable repr (or a text)."""
+    out = console()
+    for line in (report if isinstance(report, str) else repr(report)).splitlines():
+        out.print(plain(line))
+
+
+def show_benchmark(found: EditBenchmark) -> None:
+    """Quality, speed and exactness."""
+    out = console()
+    names = (
+        "efficacy",
+        "paraphrase",
+        "specificity",
+        "same_subject",
+        "free_running",
+        "free_paraphrase",
+        "score",
+    )
+    edited = {name: getattr(found, name) for name in names}
+    title = f"{found.n_edits} single edits of {found.model} at layer {found.layer} (per cent)"
+    out.print(shares_table(title, {"unedited": found.base, "edited": edited}))
+    table = Table(title="speed and exactness", title_justify="left", title_style="bold")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, value in found.to_dict().items():
+        if name not in (*names, "base", "model", "n_edits", "layer"):
+            table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
+    out.print(table)
+
+
+def show_answers(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """What the model says to each prompt, by state."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+    console().print(table)

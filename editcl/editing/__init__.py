@@ -1,0 +1,1 @@
+"""Editing: keys, values, covariance, closed-form updates, and the verbs over them."""

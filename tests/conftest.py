@@ -1,0 +1,103 @@
+"""What every test may use: tiny random models of many architectures, tokenizers, shared data.
+
+Axes of tensors and types of arguments are checked at run time in every function of editcl that
+the tests call (jaxtyping, beartype). Nothing here reaches for a network.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before the first import of huggingface_hub and tokenizers, which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import jaxtyping
+
+jaxtyping.install_import_hook("editcl", "typecheck.checked")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import editcl
+from editcl.model import EditableModel
+
+# Tiny tensors gain nothing from threads, and on a busy machine threads wait for each other.
+torch.set_num_threads(1)
+
+SHARED = Path(os.environ.get("EDITCL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither use nor fill the user's cache of covariances and calibrations."""
+    os.environ["EDITCL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_global_state() -> Any:
+    """Tests neither depend on the global random state nor turn gradients off for each other."""
+    torch.manual_seed(0)
+    yield
+    assert torch.is_grad_enabled()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer like GPT-2's: no start token, knows every text."""
+    return tiny.byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def bos_tokenizer() -> PreTrainedTokenizerFast:
+    """The same with a start token in front, like Llama 3's."""
+    return tiny.byte_tokenizer(bos=True)
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Whole words only; all others are unknown to it."""
+    return tiny.word_tokenizer()
+
+
+@pytest.fixture
+def hf_model() -> PreTrainedModel:
+    """A tiny random GPT-2."""
+    return tiny.build("gpt2")
+
+
+@pytest.fixture
+def model(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> EditableModel:
+    """A tiny random GPT-2, editable, with a log in memory."""
+    return editcl.wrap(hf_model, tokenizer)
+
+
+@pytest.fixture(params=tiny.ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    """The name of each dense architecture in turn."""
+    return request.param
+
+
+@pytest.fixture
+def any_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> EditableModel:
+    """A tiny random editable model of each dense architecture in turn."""
+    return editcl.wrap(tiny.build(architecture), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Finds data that lies beside a checkout but is not part of it; skips where it is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"needs {name} in a folder `shared` beside the checkout (or EDITCL_SHARED)")
+        return path
+
+    return find
