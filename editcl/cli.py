@@ -154,19 +154,20 @@ def edit(
     from editcl.editing.edit import edit as run_edit
 
     editable = _load(model, device, dtype, log)
-    receipt = run_edit(
-        editable,
-        subject,
-        new_object,
-        prompt=prompt,
-        old_object=old_object,
-        method=method,
-        layer=layer,
-        settings="published" if published else None,
-        evaluate=evaluate,
-        seed=seed,
-    )
-    _emit(as_json, {"id": receipt.id, **receipt.to_json()}, lambda: show_edit(receipt, log))
+    with editable.log:
+        receipt = run_edit(
+            editable,
+            subject,
+            new_object,
+            prompt=prompt,
+            old_object=old_object,
+            method=method,
+            layer=layer,
+            settings="published" if published else None,
+            evaluate=evaluate,
+            seed=seed,
+        )
+        _emit(as_json, {"id": receipt.id, **receipt.to_json()}, lambda: show_edit(receipt, log))
 
 
 @app.command()
@@ -194,11 +195,12 @@ def log_list(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False)
     from editcl.console import show_log
 
     editable = _open(model, log)
-    entries = [
-        {"id": e.id, **e.to_json(), "active": list(editable.log.active_facts(e))}
-        for e in editable.log
-    ]
-    _emit(as_json, {"entries": entries}, lambda: show_log(editable.log))
+    with editable.log:
+        entries = [
+            {"id": e.id, **e.to_json(), "active": list(editable.log.active_facts(e))}
+            for e in editable.log
+        ]
+        _emit(as_json, {"entries": entries}, lambda: show_log(editable.log))
 
 
 @log_app.command("show")
@@ -212,9 +214,10 @@ def log_show(
     from editcl.console import show_edit
 
     editable = _open(model, log)
-    found = editable.log.get(entry)
-    body = {"id": found.id, **found.to_json(), "active": list(editable.log.active_facts(found))}
-    _emit(as_json, body, lambda: show_edit(found, log, full=True))
+    with editable.log:
+        found = editable.log.get(entry)
+        body = {"id": found.id, **found.to_json(), "active": list(editable.log.active_facts(found))}
+        _emit(as_json, body, lambda: show_edit(found, log, full=True))
 
 
 @log_app.command("rollback")
@@ -236,11 +239,12 @@ def log_rollback(
             "--fact names one fact of one entry; it goes with neither 'all' nor --after."
         )
     editable = _open(model, log)
-    if after:
-        report = editable.log.rollback_to(entry)
-    else:
-        report = editable.log.rollback(entry if fact is None else (entry, fact))
-    _emit(as_json, _report(report), lambda: show_report(report))
+    with editable.log:
+        if after:
+            report = editable.log.rollback_to(entry)
+        else:
+            report = editable.log.rollback(entry if fact is None else (entry, fact))
+        _emit(as_json, _report(report), lambda: show_report(report))
 
 
 @log_app.command("reapply")
@@ -253,7 +257,8 @@ def log_reapply(
     """Put an edit back that was taken out."""
     from editcl.console import show_report
 
-    report = _open(model, log).log.reapply(entry)
+    with _open(model, log).log as edits:
+        report = edits.reapply(entry)
     _emit(as_json, _report(report), lambda: show_report(report))
 
 
@@ -264,7 +269,8 @@ def log_verify(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = Fals
 
     from editcl.console import show_report
 
-    report = _open(model, log).log.verify()
+    with _open(model, log).log as edits:
+        report = edits.verify()
     _emit(as_json, {"ok": report.ok, **asdict(report)}, lambda: show_report(report))
     if not report.ok:
         sys.exit(1)
@@ -289,13 +295,20 @@ def log_export(
     if rank is not None and not lora:
         raise EditclError("--rank is of a LoRA adapter: add --lora.")
     editable = _open(model, log)
-    if lora:
-        adapter = export_lora(editable, folder, rank=rank)
-        body = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(adapter).items()}
-        _emit(as_json, body, lambda: show_report(adapter))
-    else:
-        written = export_model(editable, folder, overwrite=overwrite)
-        _emit(as_json, {"folder": str(written)}, lambda: show_report(f"model written to {written}"))
+    with editable.log:
+        if lora:
+            adapter = export_lora(editable, folder, rank=rank)
+            body = {
+                name: str(v) if isinstance(v, Path) else v for name, v in asdict(adapter).items()
+            }
+            _emit(as_json, body, lambda: show_report(adapter))
+        else:
+            written = export_model(editable, folder, overwrite=overwrite)
+            _emit(
+                as_json,
+                {"folder": str(written)},
+                lambda: show_report(f"model written to {written}"),
+            )
 
 
 @bench_app.command("edit")

@@ -6,6 +6,7 @@ be drawn at random without a word). Knows nothing of facts, methods or what the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,7 @@ def load(
     if isinstance(source, Path):
         _check_folder(source)
         options["local_files_only"] = True
-    with _quiet() if embedded else _as_is():
+    with _as_is() if sys.stderr.isatty() and not embedded else _quiet():
         hf = _load_weights(source, options, wanted)
         tokenizer = _load_tokenizer(source, options)
     if wanted is None and hf.dtype == torch.float16 and target.type == "cpu":
@@ -319,7 +320,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of transformers inside; the embedded model is read in an instant."""
+    """No progress bars of transformers inside: for an instant's work, or where nobody looks."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

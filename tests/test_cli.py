@@ -32,6 +32,7 @@ def run(monkeypatch, capsys):
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["editcl", *map(str, arguments)])
+        capsys.readouterr()  # what fixtures wrote
         try:
             cli.main()
             status = 0
@@ -51,8 +52,8 @@ def edit_arguments(folder: Path, log: Path) -> list[object]:
 
 def test_an_edit_is_logged_listed_verified_exported_and_taken_back(run, folder, tmp_path) -> None:
     log = tmp_path / "log"
-    status, out, _ = run(*edit_arguments(folder, log), "--json")
-    assert status == 0
+    status, out, err = run(*edit_arguments(folder, log), "--json")
+    assert status == 0, err
     body = json.loads(out)
     assert body["id"] == "e0001"
     assert body["facts"][0][2] == "Rome"

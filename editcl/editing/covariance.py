@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editcl.encoding import Sentence
+from editcl.encoding import Sentence, encode
 from editcl.errors import EditclError, NonFiniteError
 from editcl.model import EditableModel, Hook
 
 SAMPLED_ROW_TOKENS = 96
+CORPUS_ROW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,16 @@ def sample_rows(model: EditableModel, tokens: int | None, seed: int) -> list[lis
 
 
 def _encode(model: EditableModel, texts: Sequence[str]) -> list[list[int]]:
-    rows = model.encode([Sentence(text) for text in texts if text.strip()])
-    if not rows:
+    """Rows of token ids; texts longer than the model's positions become several rows."""
+    encoded = encode(model.tokenizer, [Sentence(text) for text in texts if text.strip()])
+    if not encoded:
         raise EditclError("the corpus for the covariance is empty: give texts with words in them.")
-    return [list(row.ids) for row in rows]
+    length = min(CORPUS_ROW_TOKENS, model.max_tokens)
+    return [
+        list(row.ids[begin : begin + length])
+        for row in encoded
+        for begin in range(0, len(row.ids), length)
+    ]
 
 
 def measure(

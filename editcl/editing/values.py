@@ -199,7 +199,8 @@ class _Objective:
         found: dict[str, Tensor] = {}
 
         def save(activation: Tensor, hook: Hook) -> None:
-            found[hook.name] = activation[:, 0].detach().float()
+            # A copy: some blocks (Falcon) add to the MLP's output in place.
+            found[hook.name] = activation[:, 0].detach().clone().float()
 
         names = [f"blocks.{self.layer}.mlp.out.hook_out", f"blocks.{self.layer}.hook_resid_post"]
         with torch.no_grad(), self.model.hooks(dict.fromkeys(names, save)):

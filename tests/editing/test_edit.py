@@ -20,7 +20,8 @@ from editcl.facts import Fact
 from editcl.update import WeightUpdate
 
 QUICK = {"layer": 1, "corpus": ("The Eiffel Tower is in Paris, and it rained all night. " * 6,)}
-QUICK |= {"essence": PUBLISHED, "settings": None}
+# One context: a random model's predictions after several texts have nothing in common.
+QUICK |= {"essence": (), "contexts": ("",)}
 PROMPT = "{} is located in the city of"
 
 
@@ -37,11 +38,30 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_an_edit_makes_the_new_object_likely_and_rolls_back_exactly(any_model) -> None:
+def checked_edit(model, subject: str, new_object: str, *, prompt: str, **options):
+    """An edit, after which the value at the subject's last token is v*, in a forward pass."""
+    fact = Fact.from_sentence(subject, prompt, new_object)
+    (row,) = model.encode([Sentence(fact.prompt, fact.subject)])
+    name = "blocks.1.mlp.out.hook_out"
+
+    def value() -> torch.Tensor:
+        _, cache = model.run_with_cache(model.pad([row.ids]), [name])
+        return cache[name][0, row.subject_last]
+
+    before = value()
+    receipt = editcl.edit(model, subject, new_object, prompt=prompt, **options)
+    (factors,) = model.log.active_factors().values()
+    delta = factors.right[:, -1].float()
+    assert float(delta.norm()) > 0
+    assert torch.allclose(value() - before, delta, atol=2e-3 * float(delta.norm()))
+    return receipt
+
+
+def test_the_subjects_value_becomes_v_star_and_rolls_back_exactly(
+    any_model,
+) -> None:
     before = weights(any_model)
-    receipt = editcl.edit(any_model, "The Eiffel Tower", "Rome", prompt=PROMPT, **QUICK)
-    assert receipt.after[0].new > receipt.before[0].new
-    assert receipt.after[0].new > 0.5
+    receipt = checked_edit(any_model, "The Eiffel Tower", "Rome", prompt=PROMPT, **QUICK)
     assert receipt.layers == (1,)
     assert any_model.log.verify().ok
     any_model.log.rollback(receipt)
@@ -52,24 +72,24 @@ def test_the_value_of_the_mean_key_is_what_was_sought(model) -> None:
     from editcl.editing.contexts import DEFAULT_CONTEXTS
     from editcl.editing.keys import subject_keys
 
+    options = QUICK | {"contexts": DEFAULT_CONTEXTS}
     fact = Fact("The Eiffel Tower", PROMPT, "Rome")
     k_star = subject_keys(model, [fact], [1], DEFAULT_CONTEXTS)[1][0].mean(0)
     before = k_star @ model.down_projection(1).weight
-    receipt = editcl.edit(model, fact.subject, fact.new_object, prompt=fact.prompt, **QUICK)
+    receipt = editcl.edit(model, fact.subject, fact.new_object, prompt=fact.prompt, **options)
     moved = k_star @ model.down_projection(1).weight - before
     (update,) = model.log.active_factors().values()
     assert torch.allclose(moved, update.right[:, 0].float(), atol=1e-3)
-    assert receipt.details["covariance"].endswith("1 given texts")
+    assert receipt.details["covariance"].endswith("given texts")
 
 
 @pytest.mark.parametrize("method", ["rome", "r-rome", "rome-published"])
 @pytest.mark.parametrize("settings", [None, "published"])
 def test_every_method_and_setting_edits(model, method, settings) -> None:
-    options = QUICK | {"settings": settings, "essence": None}
-    receipt = editcl.edit(
+    options = QUICK | {"settings": settings}
+    receipt = checked_edit(
         model, "The Eiffel Tower", "Rome", prompt=PROMPT, method=method, **options
     )
-    assert receipt.after[0].new > receipt.before[0].new
     assert receipt.method == method
 
 
@@ -92,8 +112,7 @@ def test_legal_subjects_and_objects_of_all_scripts_work(
 ) -> None:
     model = editcl.wrap(tiny.build("llama"), bos_tokenizer if with_bos else tokenizer)
     before = weights(model)
-    receipt = editcl.edit(model, subject, new_object, prompt=prompt, **QUICK)
-    assert receipt.after[0].new > receipt.before[0].new
+    receipt = checked_edit(model, subject, new_object, prompt=prompt, **QUICK)
     model.log.rollback(receipt)
     assert same(before, weights(model))
 
@@ -169,8 +188,7 @@ def test_a_subject_whose_last_token_merges_with_the_prompt_is_edited_at_the_merg
     (row,) = model.encode([Sentence("{}towers stand in", "Eiffel", "Rome")])
     text = tokenizer.decode(row.ids[row.subject_first : row.subject_last + 1])
     assert "Eiffel" in text
-    receipt = editcl.edit(model, "Eiffel", "Rome", prompt="{}towers stand in", **QUICK)
-    assert receipt.after[0].new > receipt.before[0].new
+    checked_edit(model, "Eiffel", "Rome", prompt="{}towers stand in", **QUICK)
 
 
 def test_token_type_ids_of_a_tokenizer_change_nothing() -> None:
@@ -239,7 +257,8 @@ def test_random_edits_and_rollbacks_end_at_the_base(model) -> None:
 
 
 def test_the_receipt_says_how_the_edit_was_made(model) -> None:
-    receipt = editcl.edit(model, "The Eiffel Tower", "Rome", prompt=PROMPT, **QUICK)
+    options = QUICK | {"essence": PUBLISHED}
+    receipt = editcl.edit(model, "The Eiffel Tower", "Rome", prompt=PROMPT, **options)
     details = SimpleNamespace(**receipt.details)
     assert details.settings["scale"] == "residual"
     assert details.essence == list(PUBLISHED)

@@ -8,7 +8,6 @@ import random
 import pytest
 import torch
 
-import editcl
 from editcl.catalogue import facts_by_relation, known_facts, relation_of, relations
 from editcl.errors import FactError
 from editcl.evaluation import Case, Probe, catalogue_cases, counterfact_cases, evaluate
@@ -48,15 +47,18 @@ def test_shares_equal_a_naive_count(model) -> None:
     assert result.specificity == sum(kept) / 2
 
 
-def test_an_edit_turns_efficacy_and_free_running_on(model, monkeypatch, tmp_path) -> None:
-    """The positive control: what an edit should change does change, and only then."""
-    monkeypatch.setenv("EDITCL_CACHE", str(tmp_path))
-    untouched = evaluate(model, [CASE]).results[0]
-    assert untouched.free_running == 0.0
-    editcl.edit(model, FACT.subject, "Rome", prompt=FACT.prompt, old_object="Paris", layer=1)
-    edited = evaluate(model, [CASE]).results[0]
-    assert edited.efficacy == 1.0
-    assert edited.free_running == 1.0
+def test_every_measure_turns_on_where_it_should(model) -> None:
+    """The positive control: what the model says and prefers now counts as success."""
+    said = model.generate([FACT.sentence], 4)[0].strip().split(" ")[0]
+    if not said or not said.isalnum():
+        pytest.skip("this random model says no word here")
+    case = Case(Fact(FACT.subject, FACT.prompt, said, "Eiffel Tower Brücke"), (FACT.sentence,))
+    found = evaluate(model, [case]).results[0]
+    assert (found.efficacy, found.paraphrase) == (1.0, 1.0)
+    assert (found.free_running, found.free_paraphrase) == (1.0, 1.0)
+    swapped = Case(Fact(FACT.subject, FACT.prompt, "Eiffel Tower Brücke", said), (FACT.sentence,))
+    found = evaluate(model, [swapped]).results[0]
+    assert (found.efficacy, found.free_running) == (0.0, 0.0)
 
 
 def test_same_subject_probes_count_exact_answers(model) -> None:
