@@ -244,8 +244,20 @@ def test_wrapping_keeps_the_very_model(
     assert model.hf is hf_model
     assert model.tokenizer is tokenizer
     assert model.name == "mine"
-    assert model.log.entries == ()
-    assert editcl.wrap(hf_model, tokenizer).name == "GPT2LMHeadModel"
+    assert not list(model.log.entries)
+    assert editcl.wrap(tiny.build(), tokenizer).name == "GPT2LMHeadModel"
+
+
+def test_wrapping_again_gives_the_same_editable_model_and_log(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Its weights may be edited by now: they are no base for a second log."""
+    model = editcl.wrap(hf_model, tokenizer)
+    log = model.log
+    assert editcl.wrap(hf_model, tokenizer) is model
+    assert model.log is log
+    bridge = model.bridge()
+    assert editcl.wrap(bridge, tokenizer) is editcl.wrap(bridge, tokenizer)
 
 
 def test_a_tokenizer_is_needed(hf_model: PreTrainedModel) -> None:

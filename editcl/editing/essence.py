@@ -27,8 +27,8 @@ def essence_prompts(
     model: EditableModel,
     facts: Sequence[Fact],
     *,
-    relations_held: int = 5,
-    phrasings: int = 2,
+    relations_held: int = 4,
+    phrasings: int = 1,
 ) -> list[tuple[str, ...]]:
     """For each fact "{} is a" and prompts of the other relations that one says of the subject.
 

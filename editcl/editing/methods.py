@@ -108,6 +108,7 @@ _PUBLISHED = ValueSettings(
     kl=0.0625,
     decay=0.5,
     scale="absolute",
+    stop_on="total",
     essence_at="subject",
 )
 _PUBLISHED_LLAMA = replace(_PUBLISHED, steps=25, decay=1e-3)

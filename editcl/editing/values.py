@@ -46,14 +46,14 @@ class ValueSettings:
             or at the "subject"'s last token, where the authors' code takes it.
     """
 
-    steps: int = 40
+    steps: int = 25
     lr: float = 0.2
     clamp: float = 2.0
-    kl: float = 0.0625
+    kl: float = 0.1
     decay: float = 0.0
     stop: float = 0.05
     scale: Literal["residual", "absolute"] = "residual"
-    stop_on: Literal["object", "total"] = "total"
+    stop_on: Literal["object", "total"] = "object"
     essence_at: Literal["end", "subject"] = "end"
 
 
