@@ -110,6 +110,7 @@ def wrap(
     asked = hf_model
     known: EditableModel | None = getattr(asked, _MARK, _Known(None)).model
     if known is not None and log is None:
+        _check_model(known.hf)  # adapters may have been injected since
         return known
     if is_bridge(hf_model):
         tokenizer = _plain_tokenizer(hf_model) if tokenizer is None else tokenizer

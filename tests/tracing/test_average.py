@@ -108,7 +108,7 @@ def test_locating_refuses_what_it_cannot_do(model) -> None:
 def test_a_progress_bar_appears_once_a_while_has_passed(model, facts, capsys, monkeypatch) -> None:
     trace_many(model, facts, samples=1, kinds="hidden")
     assert "tracing" not in capsys.readouterr().err
-    monkeypatch.setattr("editcl.tracing.average._SILENT_SECONDS", -1.0)
+    monkeypatch.setattr("editcl.progress.SHOW_AFTER_SECONDS", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     trace_many(model, facts, samples=1, kinds="hidden")
     assert "tracing" in capsys.readouterr().err
