@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from editcl.catalogue import facts_by_relation, relations
 from editcl.editing.contexts import DEFAULT_CONTEXTS
-from editcl.editing.covariance import cache_folder, covariances
+from editcl.editing.covariance import base_fingerprint, cache_folder, covariances
 from editcl.editing.essence import essence_prompts
 from editcl.editing.keys import subject_keys
 from editcl.editing.rome import context_direction, rank_one
@@ -126,7 +126,7 @@ def calibrate(
     found = known_cases(model, n_facts, seed) if cases is None else list(cases)
     facts = tuple(str(case.fact) for case in found)
     location = try_layers(model, found, candidates, chosen_settings, seed)
-    result = Calibration(location, facts, _fingerprint(model))
+    result = Calibration(location, facts, base_fingerprint(model))
     if not own_cases:
         model.memo[key] = result
         _write(key, result)
@@ -206,16 +206,10 @@ def _scores(evaluation: Evaluation, size: float) -> dict[str, float]:
     return {"score": score, **measures, "delta_over_residual": size}
 
 
-def _fingerprint(model: EditableModel) -> str:
-    if "fingerprint" not in model.memo:
-        model.memo["fingerprint"] = model.fingerprint()
-    return str(model.memo["fingerprint"])
-
-
 def _key(
     model: EditableModel, layers: Sequence[int], settings: ValueSettings, n_facts: int, seed: int
 ) -> str:
-    parts = [_fingerprint(model), list(layers), asdict(settings), n_facts, seed]
+    parts = [base_fingerprint(model), list(layers), asdict(settings), n_facts, seed]
     return f"calibration-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
 
 

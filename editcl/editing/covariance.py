@@ -191,15 +191,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EDITCL_CACHE") or user_cache_dir("editcl"))
 
 
+def base_fingerprint(model: EditableModel) -> str:
+    """The model's fingerprint, taken once: logged edits don't change it."""
+    if "fingerprint" not in model.memo:
+        model.memo["fingerprint"] = model.fingerprint()
+    return str(model.memo["fingerprint"])
+
+
 def _cache_key(model: EditableModel, layer: int, corpus: str) -> str:
     memo = f"fingerprint-below-{layer}"
     if memo not in model.memo:
         model.memo[memo] = model.fingerprint(below=layer)
     fingerprint = model.memo[memo]
     if corpus.startswith("sampled"):  # the text itself then depends on every base weight
-        if "fingerprint" not in model.memo:
-            model.memo["fingerprint"] = model.fingerprint()
-        corpus += model.memo["fingerprint"]
+        corpus += base_fingerprint(model)
     digest = hashlib.sha256(f"{fingerprint} {layer} {corpus} {model.dtype}".encode()).hexdigest()
     return f"covariance-{digest[:32]}"
 
