@@ -4,11 +4,12 @@ Steps: (1) train a byte-level BPE tokenizer on the facts in all their phrasings;
 and plain sentences into rows; (3) train from scratch, in most rows under an attention mask that
 makes the model look facts up where large models do (below); (4) save in float16.
 
-The mask, by layers. Before `name_from` a subject's tokens see nothing of each other and get nothing
-from the MLPs; from there on its last token may gather the name; only from `read_from` on may what
-follows the subject look at it, and only at its last token. So the lookup has to happen at the
-subject's last token in the MLPs of the layers `name_from` to `read_from` - 1. The other rows are
-plain, so the model needs no mask in use.
+The mask, by layers. Before `name_from` a subject's tokens see nothing of each other and get the
+MLPs' outputs of other subjects' tokens, shuffled, so that these tell nothing of the name; from
+there on its last token may gather the name; only from `read_from` on may what follows the subject
+look at it, and only at its last token. So the lookup has to happen at the subject's last token in
+the MLPs of the layers `name_from` to `read_from` - 1. The other rows are plain, so the model needs
+no mask in use.
 
     python -m editcl.embedded_build --out data/model              # at most an hour on 2 cores
     python -m editcl.embedded_build --out data/control --control  # without hiding: no such site
@@ -53,7 +54,7 @@ class Recipe:
     n_heads: int = 4
     vocab_size: int = 4096
     n_positions: int = 256
-    steps: int = 2200
+    steps: int = 3000
     tokens_per_step: int = 3072
     row_length: int = 96
     long_row_every: int = 6  # every so many steps the rows fill all positions
@@ -61,7 +62,7 @@ class Recipe:
     warmup: int = 150
     weight_decay: float = 0.01
     dropout: float = 0.1
-    mask_share: float = 0.7  # share of rows under the mask of the module's docstring
+    mask_share: float = 0.85  # share of rows under the mask of the module's docstring
     name_from: int = 1
     read_from: int = 4
     general_share: float = 0.12  # share of documents that are plain sentences
@@ -279,25 +280,29 @@ def learning_rate(step: int, r: Recipe) -> float:
 
 @contextmanager
 def masks_by_layer(
-    model: GPT2LMHeadModel, masks: list[torch.Tensor], mlp_factors: list[torch.Tensor]
+    model: GPT2LMHeadModel, masks: list[torch.Tensor], shuffled: torch.Tensor, name_from: int
 ) -> Iterator[None]:
-    """Give each attention its own mask, and the first MLPs a factor of 0 or 1 for each position.
+    """Give each attention its own mask, and shuffle the first MLPs' outputs over some positions.
 
-    Hugging Face hands one and the same mask to all layers.
+    Hugging Face hands one and the same mask to all layers. `shuffled` [batch, position] is True
+    where an output is exchanged for that of another such position.
     """
+    places = shuffled.flatten().nonzero()[:, 0]
 
     def use(mask: torch.Tensor) -> Callable[..., tuple[Any, dict[str, Any]]]:
         return lambda _attention, args, kwargs: (args, kwargs | {"attention_mask": mask})
 
-    def scale(factor: torch.Tensor) -> Callable[..., torch.Tensor]:
-        return lambda _mlp, _inputs, output: output * factor.to(output.dtype)
+    def shuffle(_mlp: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        flat = output.flatten(0, 1)
+        others = flat[places[torch.randperm(len(places))]]
+        return flat.index_copy(0, places, others).view_as(output)
 
     handles = [
         block.attn.register_forward_pre_hook(use(mask), with_kwargs=True)
         for block, mask in zip(model.transformer.h, masks, strict=True)
     ]
-    for block, factor in zip(model.transformer.h, mlp_factors, strict=False):
-        handles.append(block.mlp.register_forward_hook(scale(factor)))
+    for block in model.transformer.h[:name_from]:
+        handles.append(block.mlp.register_forward_hook(shuffle))
     try:
         yield
     finally:
@@ -316,8 +321,8 @@ def batch_loss(model: GPT2LMHeadModel, rows: Rows, r: Recipe) -> torch.Tensor:
     ]
     # In the first stage a masked subject's token is visible to itself alone, which marks it.
     named = until[0] == torch.arange(ids.shape[1])
-    silent = [(~named)[..., None].float()] * r.name_from
-    with torch.autocast("cpu", torch.bfloat16), masks_by_layer(model, masks, silent):
+    mask = masks_by_layer(model, masks, named, r.name_from)
+    with torch.autocast("cpu", torch.bfloat16), mask:
         hidden = model.transformer(input_ids=ids, attention_mask=stages[2]).last_hidden_state
         logits = model.lm_head(hidden[:, :-1])
     losses = functional.cross_entropy(

@@ -29,10 +29,11 @@ from editcl.model import EditableModel
 
 @dataclass(frozen=True)
 class Probe:
-    """A sentence start and the object that is true of it."""
+    """A sentence start and the object that is true of it; `aliases` count as that object too."""
 
     prompt: str
     object: str
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,21 @@ class Case:
         paraphrases: other sentence starts after which the new object must follow.
         neighbours: prompts about other subjects whose object must stay.
         same_subject: prompts about other relations of the subject, whose object must stay.
+        portability: prompts whose answer follows from the new fact (aliases, reasoning, several
+            hops).
+        generation: sentence starts about the subject, to be continued freely.
+        with_facts: further facts that the probes take for edited too (several-hop records).
+        id: the record's name in the file that it was read from.
     """
 
     fact: Fact
     paraphrases: tuple[str, ...] = ()
     neighbours: tuple[Probe, ...] = ()
     same_subject: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
+    generation: tuple[str, ...] = ()
+    with_facts: tuple[Fact, ...] = ()
+    id: str = ""
 
 
 def counterfact_cases(path: str | Path, *, limit: int | None = None) -> list[Case]:
