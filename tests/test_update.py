@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editcl.errors import NonFiniteError
-from editcl.update import WeightUpdate
+from editcl.update import SHARED, WeightUpdate
 
 
 def update(n_facts: int = 3, dtype: torch.dtype = torch.float32) -> WeightUpdate:
@@ -16,7 +16,7 @@ def update(n_facts: int = 3, dtype: torch.dtype = torch.float32) -> WeightUpdate
 
 def test_the_change_is_the_sum_of_one_outer_product_per_fact() -> None:
     change = update()
-    columns = [torch.outer(change.left[:, i], change.right[:, i]) for i in range(change.n_facts)]
+    columns = [torch.outer(change.left[:, i], change.right[:, i]) for i in range(change.rank)]
     torch.testing.assert_close(change.dense(), torch.stack(columns).sum(0))
 
 
@@ -27,9 +27,28 @@ def test_the_norm_is_that_of_the_dense_change(dtype: torch.dtype) -> None:
     assert change.norm() == pytest.approx(float(change.dense().norm()), rel=1e-5)
 
 
+@pytest.mark.parametrize("rank", [0, 1, 3, 4, 40])
+@pytest.mark.parametrize("block", [1, 12, 1 << 20])
+def test_the_norm_is_the_same_by_gram_matrices_and_by_the_product(
+    monkeypatch: pytest.MonkeyPatch, rank: int, block: int
+) -> None:
+    monkeypatch.setattr("editcl.update._ELEMENTS_PER_BLOCK", block)
+    change = update(rank)
+    naive = (change.left.double() @ change.right.double().T).norm()
+    assert change.norm() == pytest.approx(float(naive), rel=1e-12)
+
+
+def test_columns_may_be_owned_by_any_fact_or_shared_by_all() -> None:
+    left, right = torch.zeros(8, 3), torch.zeros(5, 3)
+    assert WeightUpdate("w", left, right, owner=(SHARED, 7, 7)).rank == 3
+    for owner in ((0, 1), (0, 1, 2, 3), (0, 1, -2), ()):
+        with pytest.raises(AssertionError, match="owner"):
+            WeightUpdate("w", left, right, owner=owner)
+
+
 def test_a_change_of_no_facts_is_nothing() -> None:
     change = WeightUpdate("w", torch.zeros(8, 0), torch.zeros(5, 0))
-    assert change.n_facts == 0
+    assert change.rank == 0
     assert change.norm() == 0
     assert not change.dense().any()
 

@@ -38,7 +38,7 @@ from editcl.log.report import RollbackReport, VerifyReport
 from editcl.log.state import Factors
 from editcl.log.store import Store
 from editcl.log.verify import verify
-from editcl.log.weakening import new_probabilities, weakened
+from editcl.log.weakening import evenly, new_probabilities, weakened
 from editcl.model import EditableModel
 from editcl.update import WeightUpdate
 
@@ -133,12 +133,13 @@ class EditLog:
         return dict(self._ledger.weights.base)
 
     def active_factors(self) -> dict[str, Factors]:
-        """For each edited matrix, the factors of what is active, one column a fact."""
+        """For each edited matrix, the factors of what is active: their columns in log order."""
         parts: dict[str, list[Factors]] = {}
         for entry, factors in self._ledger.factors.items():
             for name, own in factors.items():
-                if self.active(entry):
-                    parts.setdefault(name, []).append(own.columns(self.active_facts(entry)))
+                columns = self._ledger.history.active_columns(entry, name)
+                if any(columns):
+                    parts.setdefault(name, []).append(own.columns(columns))
         return {name: Factors.joined(some) for name, some in parts.items()}
 
     def to_frame(self) -> DataFrame:
@@ -174,7 +175,8 @@ class EditLog:
         """Adds an edit to the log and its change to the weights.
 
         Args:
-            updates: one for each changed matrix; column j of each belongs to facts[j].
+            updates: one for each changed matrix; `owner` says which fact a column belongs to.
+                If facts share columns, the entry can only be rolled back whole.
             facts: what the edit states.
             method: name of the editor.
             layers: the edited layers.
@@ -197,6 +199,7 @@ class EditLog:
         self._ledger.weights.require_unchanged(names)
         factors = {update.parameter: Factors.of(update) for update in updates}
         norms = {update.parameter: self._relative_norm(update) for update in updates}
+        owners = {u.parameter: u.owner for u in updates if u.owner is not None}
         totals = {name: self._ledger.weights.grown(name, factors[name]) for name in names}
         edit_id = self._ledger.history.next_id(EDIT)
 
@@ -205,7 +208,7 @@ class EditLog:
             extras = plain_json(details or {}, "the details of an edit")
             edit = Edit(
                 edit_id, facts, method, tuple(layers), names, before, after, norms, seconds, now(),
-                extras,
+                extras, owners,
             )  # fmt: skip
             return Record(edit_id, EDIT, edit.to_json()), self._ledger.history.with_edit(edit)
 
@@ -218,11 +221,13 @@ class EditLog:
         Args:
             what: an entry or its id; a Fact (wherever it is active); a pair (entry, index of the
                 fact); a list of these; or "all".
-            remeasure: measure the active facts of later entries before and after, and report
-                those that weakened (later edits were solved with this one present).
+            remeasure: measure the active facts that were solved with this one present (the others
+                of its entry, and later entries) before and after, and report those that weakened;
+                of more than 64 an even sample.
 
         Raises:
-            LogError: there is no such entry or fact, or nothing of it is active.
+            LogError: there is no such entry or fact, nothing of it is active, or it is one fact
+                of an entry whose facts share columns.
         """
         self._require_open()
         return self._switch(ROLLBACK, self._ledger.history.columns(what, active=True), remeasure)
@@ -305,7 +310,7 @@ class EditLog:
     # -- steps ----------------------------------------------------------------------------------
 
     def _switch(self, action: str, columns: Columns, remeasure: bool) -> RollbackReport:
-        """Takes columns out or puts them back, and measures what that did to later facts."""
+        """Takes facts out or puts them back, and measures what that did to dependent ones."""
         start = time.perf_counter()
         if not columns:
             return RollbackReport(action, (), (), 0.0)
@@ -316,8 +321,9 @@ class EditLog:
         history = self._ledger.history.with_event(event)
         totals = {name: self._ledger.rebuilt(name, history) for name in names}
         edits = self._ledger.history.edits
-        later = self._ledger.history.later(columns) if remeasure else []
-        facts = [edits[name].facts[j] for name, j in later]
+        dependents = self._ledger.history.dependents(columns)
+        measured = evenly(dependents) if remeasure else []
+        facts = [edits[name].facts[j] for name, j in measured]
         before = new_probabilities(self._ledger.model, facts)
         after: list[Probability] = []
 
@@ -332,8 +338,9 @@ class EditLog:
             columns=moved,
             facts=tuple(edits[name].facts[j] for name, j in moved),
             seconds=time.perf_counter() - start,
-            remeasured=len(later) if remeasure else None,
-            weakened=weakened(later, facts, before, after),
+            remeasured=len(measured) if remeasure else None,
+            weakened=weakened(measured, facts, before, after),
+            dependents=len(dependents),
         )
 
     # -- helpers --------------------------------------------------------------------------------
@@ -347,9 +354,13 @@ class EditLog:
         names = [update.parameter for update in updates]
         assert len(set(names)) == len(names), f"one update a parameter, got {names}"
         for update in updates:
-            assert update.n_facts == len(facts), (
-                f"the update of {update.parameter} has {update.n_facts} columns for "
-                f"{len(facts)} facts; column j belongs to facts[j]"
+            assert update.owner is not None or update.rank == len(facts), (
+                f"the update of {update.parameter} has {update.rank} columns for "
+                f"{len(facts)} facts and names no owners; column j belongs to facts[j]"
+            )
+            assert max(update.owner or (0,)) < len(facts), (
+                f"a column of the update of {update.parameter} belongs to fact "
+                f"{max(update.owner or (0,))} of {len(facts)}"
             )
             projection = self._ledger.weights.projection(update.parameter)
             assert projection is not None, f"{update.parameter} is no down-projection of the model"

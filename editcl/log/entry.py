@@ -16,6 +16,7 @@ from typing import Any
 
 from editcl.errors import LogError, NonFiniteError
 from editcl.facts import Fact
+from editcl.update import SHARED
 
 SHOWN_FACTS = 5
 ROLLBACK, REAPPLY, EDIT = "rollback", "reapply", "edit"
@@ -44,7 +45,7 @@ class Edit:
 
     Attributes:
         id: its name in the log, such as "e0001".
-        facts: what was edited; column j of every update belongs to facts[j].
+        facts: what was edited.
         method: the editor that solved for it.
         layers: the edited layers.
         parameters: names of the changed matrices in the Hugging Face model.
@@ -53,6 +54,8 @@ class Edit:
         seconds: what the edit took.
         created: when, in UTC (ISO 8601).
         details: JSON-able extras (hyperparameters, seed, inferred relation, evaluation).
+        owners: by parameter, the index in `facts` that each column of the change belongs to, or
+            SHARED; absent where column j belongs to facts[j].
     """
 
     id: str
@@ -66,9 +69,15 @@ class Edit:
     seconds: float = 0.0
     created: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash((self.id, self.created))
+
+    @property
+    def joint(self) -> bool:
+        """Whether facts share columns, so that the edit can only be rolled back whole."""
+        return any(SHARED in owner for owner in self.owners.values())
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -103,7 +112,8 @@ class Edit:
         count = f"{len(self.facts)} fact" + ("s" if len(self.facts) != 1 else "")
         layers = "layer" + ("s " if len(self.layers) != 1 else " ")
         layers += ", ".join(map(str, self.layers))
-        return f"{count}, {one_line(self.method)}, {layers}, {self.seconds:.2f} s"
+        joint = " as one" if self.joint and len(self.facts) > 1 else ""
+        return f"{count}{joint}, {one_line(self.method)}, {layers}, {self.seconds:.2f} s"
 
     def _change(self, j: int) -> str:
         """How the probabilities of fact j moved, as far as they were measured."""
@@ -126,12 +136,13 @@ class Edit:
             "seconds": self.seconds,
             "created": self.created,
             "details": dict(self.details),
+            "owners": {name: list(owner) for name, owner in self.owners.items()},
         }
 
     @classmethod
     def from_json(cls, name: str, body: Mapping[str, Any]) -> Edit:
         """The edit again; anything amiss raises KeyError, TypeError or ValueError."""
-        return cls(
+        edit = cls(
             id=name,
             facts=tuple(Fact(*fields) for fields in body["facts"]),
             method=_text(body["method"]),
@@ -143,7 +154,13 @@ class Edit:
             seconds=float(body["seconds"]),
             created=_text(body["created"]),
             details=dict(body["details"]),
+            owners={_text(n): tuple(map(_index, js)) for n, js in dict(body["owners"]).items()},
         )
+        if not edit.owners.keys() <= set(edit.parameters):
+            raise ValueError("it names owners of columns of a matrix that it did not change")
+        if not all(j in range(SHARED, len(edit.facts)) for js in edit.owners.values() for j in js):
+            raise ValueError("a column belongs to a fact that it does not have")
+        return edit
 
 
 @dataclass(frozen=True)
@@ -255,6 +272,12 @@ def _moved(name: str, before: float | None, after: float | None) -> str:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, found {type(value).__name__}")
+    return value
+
+
+def _index(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected a whole number, found {type(value).__name__}")
     return value
 
 

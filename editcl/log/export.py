@@ -1,7 +1,7 @@
 """Edits leave editcl: as a Hugging Face folder, or as a PEFT LoRA adapter over the base.
 
-Edits of one matrix add up to a low-rank change, left @ right.T with one column a fact; that is
-a LoRA adapter with A = left.T, B = right and scale 1. At a lower rank it is cut by the SVD
+Edits of one matrix add up to a low-rank change, left @ right.T; that is a LoRA adapter with
+A = left.T, B = right and scale 1. At a lower rank it is cut by the SVD
 
     left = Q_l R_l,  right = Q_r R_r,  R_l R_r.T = U S V.T,
 
@@ -25,6 +25,7 @@ from editcl.errors import LogError
 from editcl.log.folders import staged_folder
 from editcl.log.state import Factors
 from editcl.model import EditableModel
+from editcl.update import product_norm
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def export_lora(
     Args:
         model: the edited model.
         folder: where to write; missing or empty, or an earlier adapter if `overwrite`.
-        rank: at most this rank for each matrix; None keeps every active fact (exact).
+        rank: at most this rank for each matrix; None keeps every active column (exact).
         overwrite: replace an earlier adapter.
 
     Raises:
@@ -107,12 +108,11 @@ class _Cut:
 
 def _cut(factors: Factors, rank: int | None) -> _Cut:
     left, right = factors.left.double(), factors.right.double()
-    n_facts = left.shape[1]
-    most = min(n_facts, *(len(factor) for factor in (left, right)))
+    n_columns = left.shape[1]
+    most = min(n_columns, *(len(factor) for factor in (left, right)))
     kept = most if rank is None else min(rank, most)
-    if kept == n_facts:
-        norm = float(((left.T @ left) * (right.T @ right)).sum().clamp(min=0).sqrt())
-        return _Cut(*_balanced(left, right), norm, 0.0)
+    if kept == n_columns:
+        return _Cut(*_balanced(left, right), product_norm(left, right), 0.0)
     q_left, r_left = torch.linalg.qr(left)
     q_right, r_right = torch.linalg.qr(right)
     u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)

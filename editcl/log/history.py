@@ -1,7 +1,8 @@
 """The history of a log: which edits there are, and which of their facts are active.
 
 Active is what the fold of the events says: an edit starts with all its facts active, a rollback
-takes some out, a reapply puts some back. This module knows nothing of weights and files.
+takes some out, a reapply puts some back. A column of an edit is active with the fact that owns it;
+facts that share columns go together or not at all. This module knows nothing of weights and files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 from editcl.errors import LogError
 from editcl.facts import Fact
 from editcl.log.entry import EDIT, ROLLBACK, Edit, Event
+from editcl.update import SHARED
 
 Target: TypeAlias = str | Edit | Fact | tuple[str | Edit, int] | Iterable[Any]  # of targets
 Columns: TypeAlias = dict[str, tuple[int, ...]]
@@ -53,8 +55,19 @@ class History:
                 if not 0 <= j < len(flags) or flags[j] != (event.action == ROLLBACK):
                     raise ValueError(f"{event.id} does not fit fact {j} of {name}")
                 flags[j] = not flags[j]
+            if self.edits[name].joint and any(flags) != all(flags):
+                raise ValueError(f"{event.id} parts facts of {name} that share columns")
             active[name] = tuple(flags)
         return History(self.edits, active, (*self.events, event))
+
+    def active_columns(self, entry: str, parameter: str) -> tuple[bool, ...]:
+        """For each column of an entry's change of a matrix, whether it is in the weights."""
+        facts = self.active[entry]
+        owner = self.edits[entry].owners.get(parameter)
+        if owner is None:
+            return facts
+        some = any(facts)
+        return tuple(some if j == SHARED else facts[j] for j in owner)
 
     def next_id(self, kind: str) -> str:
         """The id that the next record of a kind gets: e0001, ... for edits, r0001, ... else."""
@@ -84,26 +97,34 @@ class History:
         return edit
 
     def columns(self, what: Target, *, active: bool) -> Columns:
-        """The columns that are meant and are (not) active now, in log order.
+        """The facts that are meant and are (not) active now, in log order.
 
         Raises:
-            LogError: nothing of the sort is in the log, or all of it is out (or in) already.
+            LogError: nothing of the sort is in the log, all of it is out (or in) already, or a
+                fact is meant alone that shares columns with others.
         """
         chosen: dict[str, set[int]] = {}
         self._choose(what, active, chosen)
         if not chosen and what != "all":
             raise LogError("an empty list names nothing in a log. Pass entries, facts or 'all'.")
+        for name, indices in chosen.items():
+            if self.edits[name].joint and len(indices) < len(self.edits[name].facts):
+                raise LogError(_only_whole(self.edits[name], active))
         return {name: tuple(sorted(chosen[name])) for name in self.edits if name in chosen}
 
-    def later(self, columns: Columns) -> list[tuple[str, int]]:
-        """Active facts of the entries after the earliest one named, without those named."""
+    def dependents(self, columns: Columns) -> list[tuple[str, int]]:
+        """Active facts that were solved with the named ones present, without those named.
+
+        They are the other facts of the earliest entry named and all of the entries after it.
+        """
         names = [*self.edits]
         first = min(names.index(name) for name in columns)
+        named = {name: set(indices) for name, indices in columns.items()}
         return [
             (name, j)
-            for name in names[first + 1 :]
+            for name in names[first:]
             for j, active in enumerate(self.active[name])
-            if active and j not in columns.get(name, ())
+            if active and j not in named.get(name, ())
         ]
 
     def _choose(self, what: Any, active: bool, chosen: dict[str, set[int]]) -> None:
@@ -155,6 +176,15 @@ def same_fact(asked: Fact, own: Fact) -> bool:
         return False
     keys = ("subject", "prompt", "new_object")
     return all(getattr(asked, key) == getattr(own, key) for key in keys)
+
+
+def _only_whole(edit: Edit, active: bool) -> str:
+    verb, call = ("rolled back", "rollback") if active else ("reapplied", "reapply")
+    return (
+        f"{edit.id} ({edit.method}) was solved for its {len(edit.facts)} facts together: columns "
+        f"of its change belong to all of them, so no fact can be {verb} alone. "
+        f"Take the whole entry: log.{call}({edit.id!r})."
+    )
 
 
 def _nothing_to_do(what: Target, active: bool) -> str:

@@ -119,7 +119,7 @@ class Ledger:
     def rebuilt(self, name: str, history: History) -> Tensor:
         """The total of a matrix, from its base and what a history has active."""
         terms = [
-            (factors[name], history.active[entry])
+            (factors[name], history.active_columns(entry, name))
             for entry, factors in self.factors.items()
             if name in factors
         ]

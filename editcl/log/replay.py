@@ -73,11 +73,12 @@ def _factors(edit: Edit, tensors: Mapping[str, Tensor], weights: LiveWeights) ->
         if projection is None:
             raise ValueError(f"{name} is no down-projection of this model")
         d_mlp, d_model = projection.weight.shape
+        rank = len(edit.owners.get(name, edit.facts))
         left, right = tensors[f"{name}.left"], tensors[f"{name}.right"]
         for factor, width in ((left, d_mlp), (right, d_model)):
-            if tuple(factor.shape) != (width, len(edit.facts)):
+            if tuple(factor.shape) != (width, rank):
                 shape = tuple(factor.shape)
-                raise ValueError(f"{name}: a factor is {shape}, not {(width, len(edit.facts))}")
+                raise ValueError(f"{name}: a factor is {shape}, not {(width, rank)}")
             if factor.dtype not in KEPT_DTYPES or not bool(torch.isfinite(factor).all()):
                 raise ValueError(f"{name}: a factor is {factor.dtype} or not finite")
         found[name] = Factors(left.contiguous(), right.contiguous())

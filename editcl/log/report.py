@@ -39,8 +39,10 @@ class RollbackReport:
         columns: (entry id, index of the fact) of each fact taken out or put back.
         facts: the facts themselves, in the same order.
         seconds: what it took, measuring included.
-        remeasured: how many active facts of later entries were measured; None if not asked to.
+        remeasured: how many dependent facts were measured; None if not asked to.
         weakened: those of them whose p(new) fell below half of what it was, or below p(old).
+        dependents: how many active facts were solved with the moved ones present; of more than
+            `weakening.SAMPLE` that many are measured, evenly chosen.
     """
 
     action: str
@@ -49,6 +51,7 @@ class RollbackReport:
     seconds: float
     remeasured: int | None = None
     weakened: tuple[Weakened, ...] = ()
+    dependents: int = 0
 
     def __repr__(self) -> str:
         verb = "rolled back" if self.action == "rollback" else "reapplied"
@@ -61,9 +64,13 @@ class RollbackReport:
         if len(self.facts) > SHOWN_FACTS:
             lines.append(f"  ... and {len(self.facts) - SHOWN_FACTS} more")
         if self.remeasured is None:
-            lines.append("later edits were not measured again")
+            lines.append("dependent facts were not measured again")
         elif self.remeasured:
-            lines.append(f"{len(self.weakened)} of {self.remeasured} later facts weakened")
+            sample = f", evenly chosen of {self.dependents}"
+            lines.append(
+                f"{len(self.weakened)} of {self.remeasured} dependent facts weakened"
+                + (sample if self.remeasured < self.dependents else "")
+            )
         for weak in self.weakened:
             change = f"p(new) {weak.before:.3g} -> {weak.after:.3g}"
             lines.append(f"  {weak.entry}[{weak.index}] {one_line(str(weak.fact))}   {change}")

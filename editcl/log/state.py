@@ -43,12 +43,12 @@ class Factors:
     """An update's factors as the log keeps them: contiguous on the CPU, at most 32 bits.
 
     Attributes:
-        left: [d_mlp, n_facts].
-        right: [d_model, n_facts].
+        left: [d_mlp, rank].
+        right: [d_model, rank].
     """
 
-    left: Float[Tensor, "d_mlp n_facts"]
-    right: Float[Tensor, "d_model n_facts"]
+    left: Float[Tensor, "d_mlp rank"]
+    right: Float[Tensor, "d_model rank"]
 
     @classmethod
     def of(cls, update: WeightUpdate) -> Factors:
@@ -74,8 +74,8 @@ Term: TypeAlias = tuple[Factors, Sequence[bool]]  # an entry's factors, and whic
 
 def add_product(
     total: Float[Tensor, "n_rows n_columns"],
-    first: Float[Tensor, "n_rows n_facts"],
-    second: Float[Tensor, "n_columns n_facts"],
+    first: Float[Tensor, "n_rows rank"],
+    second: Float[Tensor, "n_columns rank"],
 ) -> None:
     """total += first @ second.T in place: the product in float64, rounded once to float32."""
     if first.shape[1] == 1:  # one rounding of one exact product: float32 gives the same bits

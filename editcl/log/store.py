@@ -36,7 +36,7 @@ from editcl.log.entry import Record
 from editcl.log.folders import sync_folder
 
 DATABASE = "log.sqlite3"
-SCHEMA = 1
+SCHEMA = 2
 APPLICATION = 0x6564636C  # "edcl" in SQLite's header
 _ID = re.compile(r"[a-z][0-9]{4,12}")
 _SUPER_JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"

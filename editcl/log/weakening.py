@@ -1,12 +1,14 @@
-"""Which facts a rollback weakens: later edits were solved with the removed one present.
+"""Which facts a rollback weakens: those that were solved with the removed one present.
 
-A fact is weakened when its p(new object) falls below half of what it was, or when the old object
-overtakes the new one.
+They are the other facts of its entry and all of later entries. Measuring thousands would take
+longer than the rollback, so of many an even sample stands for all. A fact is weakened when its
+p(new object) falls below half of what it was, or when the old object overtakes the new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from editcl.encoding import Sentence
 from editcl.facts import Fact
@@ -14,7 +16,16 @@ from editcl.log.entry import Probability
 from editcl.log.report import Weakened
 from editcl.model import EditableModel
 
+Place: TypeAlias = tuple[str, int]  # id of an entry, index of a fact
+
 HALF = 0.5
+SAMPLE = 64  # so that a rollback out of a large batch stays under a second on a small model
+
+
+def evenly(places: Sequence[Place], at_most: int = SAMPLE) -> list[Place]:
+    """All places, or as many as allowed at even distances, the same ones each time."""
+    n = min(len(places), at_most)
+    return [places[i * len(places) // n] for i in range(n)]
 
 
 def new_probabilities(model: EditableModel, facts: Sequence[Fact]) -> list[Probability]:
@@ -38,7 +49,7 @@ def new_probabilities(model: EditableModel, facts: Sequence[Fact]) -> list[Proba
 
 
 def weakened(
-    places: Sequence[tuple[str, int]],
+    places: Sequence[Place],
     facts: Sequence[Fact],
     before: Sequence[Probability],
     after: Sequence[Probability],

@@ -126,7 +126,8 @@ def test_weakened_later_facts_are_reported(
         there = log.active("e0001") and not _written(model, log)
         new = [0.9, 0.8] if there else [0.4, 0.7]
         assert [s.subject for s in sentences] == ["Tower 1.0", "Tower 3.0"] * 2
-        return Scores(torch.tensor([*new, 0.1, 0.75]).log(), torch.ones(4, dtype=torch.bool))
+        log_prob = torch.tensor([*new, 0.1, 0.75]).log()
+        return Scores(log_prob, torch.ones(4, dtype=torch.bool), torch.ones(4))
 
     monkeypatch.setattr(model, "score", score)
     report = log.rollback("e0001")
@@ -135,7 +136,8 @@ def test_weakened_later_facts_are_reported(
         ("e0002", 0.4),  # less than half of 0.9
         ("e0004", 0.7),  # overtaken by the old object
     ]
-    assert "2 of 2 later facts weakened" in repr(report) and "rolled back 1 fact" in repr(report)
+    assert "2 of 2 dependent facts weakened" in repr(report)
+    assert "rolled back 1 fact" in repr(report)
 
 
 def _written(model: EditableModel, log: EditLog) -> bool:

@@ -33,6 +33,7 @@ def test_an_edit_comes_back_from_json_equal() -> None:
         edit(),
         edit((EIFFEL, Fact("埃菲尔铁塔", "{}位于", "罗马"))),
         edit(before=(), after=()),
+        edit(owners={"h.3.weight": (-1, 0, -1)}),
     ):
         assert Edit.from_json("e0001", json.loads(json.dumps(one.to_json()))) == one
     assert len({edit(), edit()}) == 1
@@ -54,6 +55,14 @@ def test_the_repr_tells_what_changed() -> None:
 def test_a_long_batch_is_shortened() -> None:
     text = repr(edit(tuple(Fact(f"T{i}", "{} is in", "Rome") for i in range(20))))
     assert "and 15 more" in text and text.count("\n") < 10
+
+
+def test_the_repr_tells_that_an_edit_can_only_be_taken_back_whole() -> None:
+    facts = (EIFFEL, Fact("The Louvre", "{} is in", "Rome"))
+    assert not edit(facts).joint and "as one" not in repr(edit(facts))
+    shared = edit(facts, owners={"h.3.weight": (1, -1)})
+    assert shared.joint and "2 facts as one, rome" in repr(shared)
+    assert not edit(facts, owners={"h.3.weight": (1, 1)}).joint
 
 
 def test_html_escapes_everything() -> None:
@@ -88,7 +97,12 @@ def test_probabilities_must_be_finite_and_one_a_fact() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"facts": 3}, {"facts": [["A"]]}, {"method": None}, {"layers": "x"}, {"details": 1}],
+    [
+        *({"facts": 3}, {"facts": [["A"]]}, {"method": None}, {"layers": "x"}, {"details": 1}),
+        *({"owners": None}, {"owners": [0]}, {"owners": {"h.3.weight": 0}}),
+        *({"owners": {"h.3.weight": [x]}} for x in (1, -2, 0.0, True, "0", None)),
+        {"owners": {"h.4.weight": [0]}},
+    ],
 )
 def test_json_that_is_no_edit_is_a_plain_python_error(change: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
