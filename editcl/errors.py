@@ -27,6 +27,19 @@ class AmbiguousFact(FactError):  # noqa: N818 - the name is the field's question
         self.candidates = candidates
 
 
+class TableError(FactError):
+    """A table of facts can't be read; nothing of it was. All problems are collected first.
+
+    Attributes:
+        problems: every problem found, one line each: file, row, column, what was found, what to do;
+            the message shows the first ones.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
 class UnsupportedModel(EditclError):  # noqa: N818
     """The architecture has no writable dense down-projection, or something needed is missing."""
 
