@@ -34,10 +34,12 @@ class Scores:
     Attributes:
         log_prob: [n_rows] mean log-probability per target token.
         exact: [n_rows] whether every target token is the argmax.
+        token_accuracy: [n_rows] share of target tokens that are the argmax.
     """
 
     log_prob: Float[Tensor, " n_rows"]
     exact: Tensor
+    token_accuracy: Float[Tensor, " n_rows"]
 
     @property
     def prob(self) -> Float[Tensor, " n_rows"]:
@@ -290,14 +292,14 @@ class EditableModel:
                 raise FactError(f"no object to score after {sentence.prompt!r}. Give it a target.")
         rows = self.encode(sentences)
         log_prob = torch.zeros(len(rows), dtype=torch.float64)
-        exact = torch.zeros(len(rows), dtype=torch.bool)
+        accuracy = torch.zeros(len(rows), dtype=torch.float64)
         for chosen in micro_batches([len(row.ids) for row in rows], tokens_per_batch):
             batch = [rows[i] for i in chosen]
-            for i, (value, hit) in zip(chosen, self._score_rows(batch), strict=True):
-                log_prob[i], exact[i] = value, hit
-        return Scores(log_prob, exact)
+            for i, (value, hits) in zip(chosen, self._score_rows(batch), strict=True):
+                log_prob[i], accuracy[i] = value, hits
+        return Scores(log_prob, accuracy == 1.0, accuracy)
 
-    def _score_rows(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+    def _score_rows(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
         inputs = self.pad([row.ids for row in rows])
         first = min(row.target_start for row in rows) - 1
         keep = torch.arange(first, inputs["input_ids"].shape[1] - 1, device=self.device)
@@ -310,7 +312,7 @@ class EditableModel:
         result = []
         for i, row in enumerate(rows):
             where = slice(row.target_start - 1 - first, len(row.ids) - 1 - first)
-            result.append((float(taken[i, where].mean()), bool(hits[i, where].all())))
+            result.append((float(taken[i, where].mean()), float(hits[i, where].double().mean())))
         return result
 
     def generate(

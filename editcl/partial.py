@@ -74,10 +74,10 @@ class SuffixRun:
         n_prefix = before.ids.shape[1]
         prefix = None
         if n_prefix:
-            inputs = _accepted(model, before.ids, before.mask, positions[:, :n_prefix])
+            inputs = accepted(model, before.ids, before.mask, positions[:, :n_prefix])
             with torch.no_grad():
                 prefix = model.hf(**inputs, use_cache=True, logits_to_keep=1).past_key_values
-        inputs = _accepted(model, after.ids, mask, positions[:, n_prefix:])
+        inputs = accepted(model, after.ids, mask, positions[:, n_prefix:])
         run = cls(model, 0, torch.empty(0, 0, 0), inputs, prefix)
         name = f"blocks.{layer}.hook_resid_pre"
         residual = model.activations({**inputs, **run._cache()}, [name])[name]
@@ -92,11 +92,7 @@ class SuffixRun:
 
     def select(self, index: Int[Tensor, " n_chosen"]) -> SuffixRun:
         """The same run with some of the rows."""
-        prefix = None
-        if self.prefix is not None:
-            prefix = _shallow(self.prefix)
-            for layer in prefix.layers:
-                layer.keys, layer.values = layer.keys[index], layer.values[index]
+        prefix = None if self.prefix is None else selected(self.prefix, index)
         inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
         return replace(self, residual=self.residual[index], inputs=inputs, prefix=prefix)
 
@@ -120,6 +116,14 @@ def frozen_parameters(model: EditableModel) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+def selected(cache: Any, index: Int[Tensor, " n_chosen"]) -> Any:
+    """A key-value cache of some of the rows (or of a row several times)."""
+    twin = _shallow(cache)
+    for layer in twin.layers:
+        layer.keys, layer.values = layer.keys[index], layer.values[index]
+    return twin
+
+
 def _shallow(cache: Any) -> Any:
     """A cache whose layers can be updated without touching the original's tensors."""
     twin = copy.copy(cache)
@@ -127,7 +131,7 @@ def _shallow(cache: Any) -> Any:
     return twin
 
 
-def _accepted(
+def accepted(
     model: EditableModel, ids: Tensor, mask: Tensor, positions: Tensor
 ) -> dict[str, Tensor]:
     """Forward arguments; positions only where the model takes them (Bloom derives its own)."""

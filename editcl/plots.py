@@ -1,4 +1,4 @@
-"""Figures of result objects: causal traces, their averages, and the layers to edit.
+"""Figures of result objects: causal traces, their averages, layers to edit, methods compared.
 
 Nothing is computed here. Figures are made without pyplot, so no global state changes and none is
 shown; the caller shows or saves them. In notebooks `%matplotlib inline` displays them.
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from editcl.evaluation.compare import Comparison
     from editcl.tracing.average import AverageTrace
     from editcl.tracing.locate import Location
     from editcl.tracing.result import Trace
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 _COLOURS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds"}
 _LINES = {"hidden": "#6a51a3", "mlp": "#238b45", "attn": "#cb181d"}
 _TITLES = {"hidden": "hidden state", "mlp": "MLP", "attn": "attention"}
+# Okabe and Ito's colours, told apart by all kinds of colour vision; yellow is too pale for dots.
+_METHOD_COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b",
+)  # fmt: skip
+_MARKERS = ("o", "s", "^", "v")
 _FONT = "DejaVu Sans"  # comes with matplotlib, so its glyphs can be counted on
 _LONGEST_LABEL = 26
 _ROW, _COLUMN = 0.24, 0.26  # inches that a token and a layer take
@@ -133,6 +139,68 @@ def plot_location(location: Location, *, path: str | Path | None = None) -> Figu
     how = "average causal trace" if by_trace else "trial edits"
     _title(figure, f"Layer {location.layer} by {how}", "")
     return _saved(figure, path)
+
+
+def plot_comparison(comparison: Comparison, *, path: str | Path | None = None) -> Figure:
+    """Each measure's mean by method as dots, with 95 % intervals over cases, in per cent.
+
+    The model before any edit is grey and hollow; methods keep their order and colour throughout.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    names, methods = comparison.shown(), comparison.methods
+    step = min(0.16, 0.8 / len(methods))
+    per_group = max(1.15, 0.2 * len(methods) + 0.35)
+    figure = _figure(2.6 + per_group * len(names), 3.9)
+    axis = figure.add_subplot()
+    for number, method in enumerate(methods):
+        found = method.evaluation.intervals()
+        there = [i for i, name in enumerate(names) if name in found]
+        means = [found[names[i]].mean for i in there]
+        ends = [(found[names[i]].low, found[names[i]].high) for i in there]
+        # Rounding may put a mean a hair outside its own interval.
+        below = [max(0.0, m - low) for m, (low, _) in zip(means, ends, strict=True)]
+        above = [max(0.0, high - m) for m, (_, high) in zip(means, ends, strict=True)]
+        colour, marker = _METHOD_COLOURS[(number - 1) % 8], _MARKERS[(number - 1) // 8 % 4]
+        unedited = number == 0
+        axis.errorbar(
+            [i + step * (number - (len(methods) - 1) / 2) for i in there],
+            means,
+            yerr=[below, above],
+            fmt="D" if unedited else marker,
+            color="#737373" if unedited else colour,
+            markerfacecolor="white" if unedited else colour,
+            markersize=4.5 if unedited else 5.5,
+            elinewidth=1.3,
+            capsize=2.2,
+            label=method.name,
+        )
+    for edge in range(1, len(names)):
+        axis.axvline(edge - 0.5, color="#e0e0e0", linewidth=0.8)
+    axis.set_xlim(-0.5, len(names) - 0.5)
+    axis.set_xticks(range(len(names)), [_measure(name) for name in names], fontsize=9)
+    axis.set_ylim(-0.03, 1.03)  # dots and caps at 0 and 100 % are whole
+    axis.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_ylabel("prompts that pass, mean over cases", fontsize=9)
+    axis.grid(axis="y", color="#e8e8e8", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.tick_params(axis="x", length=0)
+    axis.tick_params(axis="y", length=2, labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    for text in axis.legend(
+        frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5)
+    ).get_texts():
+        _fit(text, text.get_text())
+    edited = f"{comparison.n_cases} fact" + ("s" if comparison.n_cases != 1 else "")
+    first = f"{edited} edited by each method on {_shown(comparison.model)}"
+    _title(figure, first, "with 95 % intervals over facts")
+    return _saved(figure, path)
+
+
+def _measure(name: str) -> str:
+    """A measure's name in short lines."""
+    return name.replace("paraphrase_token", "paraphrase token").replace("_", "\n")
 
 
 # -- parts --------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from editcl.errors import EditclError
-from editcl.plots import plot_average_trace, plot_location, plot_trace
+from editcl.evaluation import CaseResult, Evaluation
+from editcl.evaluation.compare import Comparison, MethodResult
+from editcl.evaluation.damage import Damage
+from editcl.plots import plot_average_trace, plot_comparison, plot_location, plot_trace
 from editcl.tracing import AverageTrace, LayerEvidence, Location, Trace
 from editcl.tracing.average import ROLES
 
@@ -122,3 +125,36 @@ def test_nothing_global_changes() -> None:
     plot_trace(made_trace(("a", " b", " c", " d")))
     assert dict(matplotlib.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+def made_comparison(n_methods: int) -> Comparison:
+    random = np.random.RandomState(0)
+    measures = ("efficacy", "paraphrase", "specificity", "same_subject")
+    methods = tuple(
+        MethodResult(
+            "unedited" if i == 0 else f"method $_{i}",
+            Evaluation(tuple(CaseResult(**dict.fromkeys(measures, r)) for r in random.rand(30))),
+            Damage(3.0, 2.9, 0.1, 100),
+            0.5,
+        )
+        for i in range(n_methods)
+    )
+    return Comparison("tiny", 30, methods)
+
+
+@pytest.mark.parametrize("n_methods", [2, 7, 16])
+def test_methods_are_compared_measure_by_measure(tmp_path: Path, n_methods: int) -> None:
+    figure = plot_comparison(made_comparison(n_methods), path=tmp_path / "comparison.png")
+    (axis,) = figure.axes
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == ["efficacy", "paraphrase", "specificity", "same\nsubject", "score"]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    assert axis.get_yticklabels()[-1].get_text() == "100%"
+    names = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert names == [m.name for m in made_comparison(n_methods).methods]
+    legend = axis.get_legend().get_window_extent(canvas.get_renderer())
+    assert legend.x0 >= axis.get_window_extent().x1
+    boxes = [t.get_window_extent(canvas.get_renderer()) for t in axis.get_xticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+    assert "30 facts" in "\n".join(texts(figure))

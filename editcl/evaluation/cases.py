@@ -1,18 +1,16 @@
 """Cases: a fact to edit with the prompts that tell whether the edit is a good one.
 
-Read from CounterFact records, or made from the shipped catalogue: paraphrases are other phrasings
-of the relation, neighbours other subjects of which the same object is true, and same-subject
+Made from the shipped catalogue (from files: editcl.readers): paraphrases are other phrasings of the
+relation, neighbours other subjects of which the same object is true, and same-subject
 probes the subject's other facts. Of models it knows
 only how to ask them what they say. Knows nothing of methods.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from editcl.catalogue import (
     KnownFact,
@@ -22,7 +20,6 @@ from editcl.catalogue import (
     relations,
 )
 from editcl.encoding import Sentence
-from editcl.errors import FactError
 from editcl.facts import Fact, fill
 from editcl.model import EditableModel
 
@@ -62,42 +59,6 @@ class Case:
     id: str = ""
 
 
-def counterfact_cases(path: str | Path, *, limit: int | None = None) -> list[Case]:
-    """Cases from a CounterFact file in the ROME format (a JSON list of records).
-
-    Raises:
-        FactError: the file is not such a list, or a record is broken; names file and record.
-    """
-    path = Path(path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FactError(f"{path}: not a readable JSON file ({error}).") from error
-    if not isinstance(records, list):
-        raise FactError(f"{path}: expected a list of CounterFact records.")
-    cases = []
-    for number, record in enumerate(records[:limit]):
-        try:
-            cases.append(_counterfact_case(record))
-        except (KeyError, TypeError, FactError) as error:
-            raise FactError(
-                f"{path}, record {number}: {error!s} is missing or wrong. Expected the CounterFact "
-                "fields requested_rewrite, paraphrase_prompts and neighborhood_prompts."
-            ) from error
-    return cases
-
-
-def _counterfact_case(record: dict) -> Case:
-    rewrite = record["requested_rewrite"]
-    true = rewrite["target_true"]["str"]
-    fact = Fact(rewrite["subject"], rewrite["prompt"], rewrite["target_new"]["str"], true)
-    return Case(
-        fact,
-        tuple(record["paraphrase_prompts"]),
-        tuple(Probe(prompt, true) for prompt in record["neighborhood_prompts"]),
-    )
-
-
 def catalogue_cases(
     count: int,
     *,
@@ -108,7 +69,11 @@ def catalogue_cases(
     """Cases from the catalogue: a true fact each, with a false object of the same relation.
 
     Facts are drawn over all relations alike; the new object is another object of the relation.
-    Same-subject probes use a phrasing other than the canonical one, which editing holds.
+    Paraphrases and same-subject probes use phrasings that no edit is made or held by.
+
+    The cases can be edited together: no two edit the same subject and relation, and no neighbour or
+    same-subject probe asks for what another case edits (other neighbours are drawn, if there are).
+    The edits depend on the seed alone; those of fewer cases are the first of those of more.
     """
     rng = random.Random(seed)
     grouped = facts_by_relation()
@@ -119,7 +84,44 @@ def catalogue_cases(
         for name in names:
             if pools[name] and len(chosen) < count:
                 chosen.append(pools[name].pop())
-    return [case_of(fact, rng, paraphrases, neighbours) for fact in chosen]
+    cases = [case_of(fact, rng, paraphrases, neighbours) for fact in chosen]
+    return _apart(cases, chosen, neighbours, random.Random(seed))
+
+
+def _apart(
+    cases: Sequence[Case], edited: Sequence[KnownFact], neighbours: int, rng: random.Random
+) -> list[Case]:
+    """The cases without probes of what any of them edits, with other neighbours in their stead."""
+    assert len({(f.subject, f.relation) for f in edited}) == len(edited), "a fact is edited twice"
+    asked = {
+        fill(phrasing, f.subject) for f in edited for phrasing in relations()[f.relation].phrasings
+    }
+    free = {
+        name: [f for f in facts if fill(relations()[name].prompt, f.subject) not in asked]
+        for name, facts in facts_by_relation().items()
+    }
+    found = []
+    for case, known in zip(cases, edited, strict=True):
+        near = [probe for probe in case.neighbours if probe.prompt not in asked]
+        if len(near) < len(case.neighbours):
+            there = {probe.prompt for probe in near}
+            spare = [
+                probe
+                for f in free[known.relation]
+                if f.object != case.fact.new_object and (probe := _canonical(f)).prompt not in there
+            ]
+            # The same object first: those are the neighbours that an edit spills over to.
+            spare = rng.sample(spare, len(spare))
+            spare.sort(key=lambda probe: probe.object != known.object)
+            near += spare[: neighbours - len(near)]
+        own = tuple(probe for probe in case.same_subject if probe.prompt not in asked)
+        found.append(replace(case, neighbours=tuple(near), same_subject=own))
+    return found
+
+
+def _canonical(known: KnownFact) -> Probe:
+    """A known fact asked in its relation's canonical phrasing."""
+    return Probe(fill(relations()[known.relation].prompt, known.subject), known.object)
 
 
 def case_of(
@@ -142,9 +144,7 @@ def case_of(
         Fact(known.subject, relation.prompt, new, known.object),
         tuple(
             fill(prompt, known.subject)
-            for prompt in rng.sample(
-                relation.phrasings[1:], min(paraphrases, len(relation.phrasings) - 1)
-            )
+            for prompt in rng.sample(relation.unseen, min(paraphrases, len(relation.unseen)))
         ),
         tuple(Probe(fill(relation.prompt, f.subject), f.object) for f in near),
         tuple(same_subject_probes(known, rng)),
@@ -154,7 +154,7 @@ def case_of(
 def same_subject_probes(known: KnownFact, rng: random.Random) -> Sequence[Probe]:
     """The subject's facts in other relations, each in a phrasing that is not the canonical one."""
     return [
-        Probe(fill(rng.choice(relations()[f.relation].phrasings[1:]), f.subject), f.object)
+        Probe(fill(rng.choice(relations()[f.relation].unseen), f.subject), f.object)
         for f in known_facts()
         if f.subject == known.subject and f.relation != known.relation
     ]
@@ -172,7 +172,7 @@ def case_for(model: EditableModel, fact: Fact, *, neighbours: int = 8) -> Case:
     near: list[Probe] = []
     if relation is not None:
         paraphrases = tuple(
-            fill(prompt, fact.subject) for prompt in relation.phrasings if prompt != fact.prompt
+            fill(prompt, fact.subject) for prompt in relation.unseen if prompt != fact.prompt
         )
         near = [
             Probe(fill(fact.prompt, known.subject), known.object)
@@ -184,7 +184,7 @@ def case_for(model: EditableModel, fact: Fact, *, neighbours: int = 8) -> Case:
         Probe(fill(phrasing, fact.subject), known.object)
         for known in known_facts()
         if known.subject == fact.subject and relations()[known.relation] != relation
-        for phrasing in relations()[known.relation].phrasings[1:3]
+        for phrasing in relations()[known.relation].unseen[:2]
     ]
     near = _answered(model, near[: 4 * neighbours])[:neighbours]
     return Case(fact, paraphrases, tuple(near), tuple(_answered(model, own)))

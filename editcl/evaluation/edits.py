@@ -1,136 +1,135 @@
-"""Efficacy, paraphrase, specificity: what an edit did and what it left alone.
+"""Efficacy, paraphrase, specificity: what edits did and what they left alone.
 
 CounterFact's comparisons (ROME, arXiv:2202.05262, section 3.3): efficacy and paraphrase success
 are shares of prompts with p(new) > p(old), neighbourhood specificity the share with p(true) >
-p(new), p the exponential of the mean log-probability per token; the score is their harmonic mean.
-Teacher forcing flatters, so the greedy continuation is judged beside it (`free_running`), and the
-subject's other relations count as a measure of their own (`same_subject`: still answered right).
-Knows nothing of how an edit was made.
+p(new), p the exponential of the mean log-probability per token; the score is their harmonic mean,
+the magnitudes are the differences themselves. zsRE counts target tokens that are the argmax, which
+needs no old object. Teacher forcing flatters, so the greedy continuation is judged beside it
+(`free_running`), and the subject's other relations count as a measure of their own
+(`same_subject`: still answered right). Knows nothing of how an edit was made.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from editcl.encoding import Sentence
-from editcl.evaluation.cases import Case
+from editcl.evaluation.answers import Answer, answers
+from editcl.evaluation.cases import Case, Probe
+from editcl.evaluation.results import CaseResult, Evaluation, share
 from editcl.model import EditableModel
 
-
-@dataclass(frozen=True)
-class CaseResult:
-    """Shares of one case; None where it has no such prompts.
-
-    Attributes:
-        efficacy: p(new) > p(old) after the edit's own prompt.
-        paraphrase: the same over the paraphrases.
-        specificity: p(true) > p(new) over the neighbours.
-        same_subject: the subject's other objects, every token of them the argmax.
-        free_running: the greedy continuation of the prompt is the new object.
-        free_paraphrase: the same over the paraphrases.
-    """
-
-    efficacy: float | None
-    paraphrase: float | None
-    specificity: float | None
-    same_subject: float | None
-    free_running: float | None
-    free_paraphrase: float | None
+#: From a case to the text in front of each of its prompts.
+ContextFor = Callable[[Case], str]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Means over cases of each share, every case weighing the same."""
-
-    results: tuple[CaseResult, ...]
-
-    def _mean(self, name: str) -> float | None:
-        values = [getattr(r, name) for r in self.results if getattr(r, name) is not None]
-        return sum(values) / len(values) if values else None
-
-    def summary(self) -> dict[str, float | None]:
-        """Each measure by name, and the score."""
-        means = {field.name: self._mean(field.name) for field in fields(CaseResult)}
-        return {**means, "score": self.score}
-
-    @property
-    def score(self) -> float | None:
-        """Harmonic mean of efficacy, paraphrase and specificity."""
-        parts = [self._mean(name) for name in ("efficacy", "paraphrase", "specificity")]
-        present = [p for p in parts if p is not None]
-        if len(present) < len(parts):
-            return None
-        return len(present) / sum(1 / p for p in present) if all(present) else 0.0
-
-    def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{name} {value:.1%}" for name, value in self.summary().items() if value is not None
-        )
-        return f"Evaluation({len(self.results)} cases: {shown})"
-
-    @classmethod
-    def join(cls, parts: Iterable[Evaluation]) -> Evaluation:
-        """One evaluation over the cases of several."""
-        return cls(tuple(result for part in parts for result in part.results))
-
-
-def evaluate(model: EditableModel, cases: Sequence[Case]) -> Evaluation:
+def evaluate(
+    model: EditableModel,
+    cases: Sequence[Case],
+    *,
+    context_for: ContextFor | None = None,
+    tokens_per_batch: int | None = None,
+) -> Evaluation:
     """Measures the model as it is now on every case, batched over all of their prompts.
 
+    Every distinct prompt is run once, however many cases and targets ask for it. After a batch of
+    edits this measures the state after the last one.
+
+    Args:
+        model: the model as it is now; it is not changed.
+        cases: what to measure.
+        context_for: gives the text in front of every prompt of a case (in-context editing).
+        tokens_per_batch: bounds the padded tokens of a forward pass; by default what suits the
+            device.
+
     Raises:
-        FactError: a fact has no old object to compare with, or a text can't be encoded.
+        FactError: a text can't be encoded, or is longer than the model takes.
     """
-    pairs: list[Sentence] = []
-    probes: list[Sentence] = []
-    prompts: list[str] = []
-    for case in cases:
-        fact = case.fact
-        assert fact.old_object is not None, "a case needs the old object"
-        judged = [(prompt, fact.old_object) for prompt in (fact.sentence, *case.paraphrases)]
-        judged += [(probe.prompt, probe.object) for probe in case.neighbours]
-        for prompt, true in judged:
-            pairs += [Sentence(prompt, target=fact.new_object), Sentence(prompt, target=true)]
-        probes += [Sentence(probe.prompt, target=probe.object) for probe in case.same_subject]
-        prompts += [fact.sentence, *case.paraphrases]
-    scores = model.score(pairs + probes)
-    log_p = scores.log_prob[: len(pairs)].reshape(-1, 2)
-    wins = iter((log_p[:, 0] > log_p[:, 1]).tolist())
-    ties = iter((log_p[:, 1] > log_p[:, 0]).tolist())
-    right = iter(scores.exact[len(pairs) :].tolist())
-    said = iter(_continuations(model, cases, prompts))
-    results = []
-    for case in cases:
-        count = 1 + len(case.paraphrases)
-        new_wins = [next(wins) for _ in range(count + len(case.neighbours))]
-        old_wins = [next(ties) for _ in range(count + len(case.neighbours))]
-        spoken = [begins_with(next(said), case.fact.new_object) for _ in range(count)]
-        results.append(
-            CaseResult(
-                efficacy=float(new_wins[0]),
-                paraphrase=_share(new_wins[1:count]),
-                specificity=_share(old_wins[count:]),
-                same_subject=_share([next(right) for _ in case.same_subject]),
-                free_running=float(spoken[0]),
-                free_paraphrase=_share(spoken[1:]),
-            )
-        )
-    return Evaluation(tuple(results))
+    contexts = ["" if context_for is None else context_for(case) for case in cases]
+    scored: list[Sentence] = []
+    spoken: list[Sentence] = []
+    for case, context in zip(cases, contexts, strict=True):
+        asked = questions(case, context)
+        scored += asked[0]
+        spoken += asked[1]
+    found = answers(model, scored, spoken, tokens_per_batch=tokens_per_batch)
+    judged = [judge(case, context, found) for case, context in zip(cases, contexts, strict=True)]
+    return Evaluation(tuple(judged))
 
 
-def begins_with(text: str, wanted: str) -> bool:
-    """Whether a continuation begins with the object as whole words."""
-    return re.match(rf"\s*{re.escape(wanted)}(?!\w)", text) is not None
+def questions(case: Case, context: str = "") -> tuple[list[Sentence], list[Sentence]]:
+    """The sentences whose targets a case needs scored, and those to be spoken freely."""
+    fact = case.fact
+    own = (fact.sentence, *case.paraphrases)
+    spoken = [Sentence(prompt, target=fact.new_object, context=context) for prompt in own]
+    scored = list(spoken)
+    if fact.old_object is not None:
+        scored += [Sentence(prompt, target=fact.old_object, context=context) for prompt in own]
+    for probe in case.neighbours:
+        scored += _told(probe, context)
+        scored.append(Sentence(probe.prompt, target=fact.new_object, context=context))
+    for probe in case.same_subject:
+        scored += _told(probe, context)
+    for probe in case.portability:
+        scored += _told(probe, context)
+        spoken += _told(probe, context)
+    return scored, spoken
 
 
-def _continuations(
-    model: EditableModel, cases: Sequence[Case], prompts: Sequence[str]
-) -> list[str]:
-    """Greedy continuations, one token longer than the longest new object."""
-    rows = model.encode([Sentence("x", target=case.fact.new_object) for case in cases])
-    return model.generate(prompts, max(row.n_target for row in rows) + 1)
+def judge(case: Case, context: str, found: Mapping[Sentence, Answer]) -> CaseResult:
+    """One case's measures from the answers to its `questions`."""
+    fact = case.fact
+
+    def of(prompt: str, target: str) -> Answer:
+        return found[Sentence(prompt, target=target, context=context)]
+
+    def true(probe: Probe) -> list[Answer]:
+        return [found[sentence] for sentence in _told(probe, context)]
+
+    new = [of(prompt, fact.new_object) for prompt in (fact.sentence, *case.paraphrases)]
+    comparisons: dict[str, float | None] = {}
+    if fact.old_object is not None:
+        old = [of(prompt, fact.old_object) for prompt in (fact.sentence, *case.paraphrases)]
+        wins = [_wins([n], o) for n, o in zip(new, old, strict=True)]
+        gaps = [_gap([n], o) for n, o in zip(new, old, strict=True)]
+        comparisons = {
+            "efficacy": wins[0],
+            "paraphrase": share(wins[1:]),
+            "efficacy_magnitude": gaps[0],
+            "paraphrase_magnitude": share(gaps[1:]),
+        }
+    near = [(true(probe), of(probe.prompt, fact.new_object)) for probe in case.neighbours]
+    ported = [true(probe) for probe in case.portability]
+    return CaseResult(
+        specificity=share([_wins(kept, other) for kept, other in near]),
+        specificity_magnitude=share([_gap(kept, other) for kept, other in near]),
+        same_subject=share([_exact(true(probe)) for probe in case.same_subject]),
+        portability=share([_exact(told) for told in ported]),
+        free_running=float(bool(new[0].said)),
+        free_paraphrase=share([float(bool(answer.said)) for answer in new[1:]]),
+        free_portability=share([float(any(a.said for a in told)) for told in ported]),
+        token_accuracy=new[0].token_accuracy,
+        paraphrase_token_accuracy=share([answer.token_accuracy for answer in new[1:]]),
+        locality_accuracy=share([max(a.token_accuracy for a in kept) for kept, _ in near]),
+        fact=str(fact),
+        **comparisons,
+    )
 
 
-def _share(hits: Sequence[bool]) -> float | None:
-    return sum(hits) / len(hits) if hits else None
+def _told(probe: Probe, context: str) -> list[Sentence]:
+    """A probe's prompt with its object and with each alias."""
+    names = dict.fromkeys((probe.object, *probe.aliases))
+    return [Sentence(probe.prompt, target=name, context=context) for name in names]
+
+
+def _wins(ours: Sequence[Answer], theirs: Answer) -> float:
+    return float(max(answer.log_prob for answer in ours) > theirs.log_prob)
+
+
+def _gap(ours: Sequence[Answer], theirs: Answer) -> float:
+    return math.exp(max(answer.log_prob for answer in ours)) - math.exp(theirs.log_prob)
+
+
+def _exact(told: Sequence[Answer]) -> float:
+    return float(any(answer.exact for answer in told))

@@ -1,0 +1,275 @@
+"""Targets behind prompts, every shared beginning run once.
+
+Rows are a prompt's tokens and a target's tokens behind them. Three steps, each on copies of the
+key-value cache of the one before:
+
+1. heads: beginnings that several prompts share ("The capital city of", an in-context
+   demonstration), chosen so that the fewest tokens are run;
+2. the rest of each distinct prompt; every target's first token is read off its one last row of
+   logits;
+3. the targets of several tokens, behind their prompts.
+
+Pieces are padded at the left in 1 and 2, so that the next ones join without a gap where no head is
+shared; where one is, the mask hides the gap and positions don't count it. Exact up to rounding.
+Knows nothing of texts and cases.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from editcl.encoding import Row, pad
+from editcl.model import EditableModel
+from editcl.partial import accepted, selected
+
+Ids: TypeAlias = tuple[int, ...]
+
+
+@dataclass
+class Followed:
+    """A target, token by token, behind its prompt.
+
+    Attributes:
+        log_probs: log-probability of each target token (nats).
+        hits: whether each is the argmax.
+        greedy: the argmax at each target position that was run, and behind the last token where
+            all tokens are greedy ones and that was asked; among tokens that may be generated.
+    """
+
+    log_probs: list[float]
+    hits: list[bool]
+    greedy: list[int]
+
+
+def follow(
+    model: EditableModel,
+    rows: Sequence[Row],
+    *,
+    beyond: Collection[int] = (),
+    never: Sequence[int] = (),
+    tokens_per_batch: int,
+) -> list[Followed]:
+    """Runs all rows.
+
+    Args:
+        model: the model as it is now.
+        rows: with targets.
+        beyond: the rows for which the greedy token behind the target is wanted too.
+        never: tokens that greedy decoding does not say.
+        tokens_per_batch: bounds the padded tokens of a forward pass, cached ones included.
+    """
+    by_prompt: dict[Ids, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        by_prompt[row.ids[: row.target_start]].append(i)
+    heads = shared_heads(sorted(by_prompt))
+    saved = sum(heads.values()) - sum(len(head) for head in {p[:n] for p, n in heads.items()})
+    if saved < _pass_costs(model) or not _gaps_allowed(model, heads, rows):
+        heads = dict.fromkeys(heads, 0)
+    found: dict[int, Followed] = {}
+    for prompt, index, state, logits in _prompts(model, heads, tokens_per_batch):
+        own = [i for p in prompt for i in by_prompt[p]]
+        parent = [n for n, p in enumerate(prompt) for _ in by_prompt[p]]
+        targets = {i: rows[i].ids[rows[i].target_start :] for i in own}
+        read = _read(logits, parent, [target[0] for target in targets.values()], never)
+        for i, log_prob, hit, greedy in zip(own, *read, strict=True):
+            found[i] = Followed([log_prob], [hit], [greedy])
+        tails = {}
+        for n, i in zip(parent, own, strict=True):
+            # The last token is run only where greedy may have come that far.
+            goes_on = i in beyond and found[i].greedy[0] == targets[i][0]
+            tail = targets[i] if goes_on else targets[i][:-1]
+            if tail:
+                tails[i] = (n, tail)
+        longer = list(tails)
+        lengths = [len(tails[i][1]) for i in longer]
+        for group in _batches(model, lengths, state.mask.shape[1], tokens_per_batch):
+            chosen = [longer[g] for g in group]
+            run = [tails[i][1] for i in chosen]
+            at = index[[tails[i][0] for i in chosen]]
+            _, behind = _step(model, state, at, run)
+            _extend([found[i] for i in chosen], [targets[i] for i in chosen], run, behind, never)
+    return [found[i] for i in range(len(rows))]
+
+
+# -- which beginnings are shared ----------------------------------------------------------------
+
+
+def shared_heads(prompts: Sequence[Ids]) -> dict[Ids, int]:
+    """For each of the sorted, distinct prompts how many leading tokens it shares with others.
+
+    A set of n prompts that share d tokens saves (n - 1) d; the sets are nested (as in a prefix
+    tree), and of each and its parts the better is taken. A prompt keeps one token of its own.
+    """
+    shared = dict.fromkeys(prompts, 0)
+
+    def best(group: Sequence[Ids], depth: int) -> tuple[int, list[tuple[Sequence[Ids], int]]]:
+        """Tokens saved, and the sets that save them, in prompts that share `depth` tokens."""
+        # Sorted, so what the first and the last share all share.
+        depth = max(depth, _common(group[0], group[-1]))
+        parts: dict[int, list[Ids]] = defaultdict(list)
+        for prompt in group:
+            if len(prompt) > depth + 1:
+                parts[prompt[depth]].append(prompt)
+        found = [best(part, depth + 1) for part in parts.values() if len(part) > 1]
+        saved = sum(saving for saving, _ in found)
+        here = (len(group) - 1) * depth
+        if here >= saved:
+            return here, [(group, depth)]
+        return saved, [one for _, sets in found for one in sets]
+
+    if prompts:
+        for group, depth in best(prompts, 0)[1]:
+            shared |= dict.fromkeys(group, depth)
+    return shared
+
+
+def _common(first: Ids, last: Ids) -> int:
+    """How many leading tokens are the same, the last one of the shorter left out."""
+    most = min(len(first), len(last)) - 1
+    return next((k for k in range(most) if first[k] != last[k]), most)
+
+
+def _gaps_allowed(model: EditableModel, heads: Mapping[Ids, int], rows: Sequence[Row]) -> bool:
+    """Whether padding between pieces stays within what windows and position tables span."""
+    config = model.hf.config
+    windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
+    limit = min([model.max_tokens, *(w for w in windows if w)])
+    widest = max(heads.values(), default=0)
+    widest += max((len(prompt) - head for prompt, head in heads.items()), default=0)
+    return widest + max((row.n_target for row in rows), default=0) <= limit
+
+
+# -- forward passes -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _State:
+    """What has been run: the mask [n_rows, n_tokens] of its tokens, and its cache."""
+
+    mask: Tensor
+    cache: Any
+
+
+def _step(
+    model: EditableModel,
+    state: _State | None,
+    index: Tensor | None,
+    pieces: Sequence[Ids],
+    *,
+    last_only: bool = False,
+) -> tuple[_State, Tensor]:
+    """Runs pieces behind rows `index` of a state; logits at all their tokens or at the last.
+
+    With `last_only` the pieces are padded at the left, else at the right.
+    """
+    after = pad(pieces, model.pad_id, model.device, left=last_only)
+    mask, past = after.mask, {}
+    if state is not None and index is not None:
+        mask = torch.cat([state.mask[index], after.mask], dim=1)
+        past = {"past_key_values": selected(state.cache, index)}
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -after.ids.shape[1] :]
+    inputs = accepted(model, after.ids, mask, positions)
+    with torch.inference_mode():
+        out = model.hf(**inputs, **past, use_cache=True, logits_to_keep=1 if last_only else 0)
+    return _State(mask, out.past_key_values), out.logits
+
+
+def _prompts(
+    model: EditableModel, heads: Mapping[Ids, int], tokens_per_batch: int
+) -> Iterator[tuple[list[Ids], Tensor, _State, Tensor]]:
+    """Batches of prompts, their rows in the state behind them, and their next tokens' logits."""
+    by_head: dict[Ids, list[Ids]] = defaultdict(list)
+    for prompt, length in heads.items():
+        by_head[prompt[:length]].append(prompt)
+    plain = by_head.pop((), [])
+    names = list(by_head)
+    batches: list[tuple[list[Ids], list[Ids]]] = [([], plain)] if plain else []
+    for chosen in _batches(model, list(map(len, names)), 0, tokens_per_batch):
+        some = [names[i] for i in chosen]
+        batches.append((some, [prompt for head in some for prompt in by_head[head]]))
+    for some, prompts in batches:
+        state = _step(model, None, None, some, last_only=True)[0] if some else None
+        row = {head: n for n, head in enumerate(some)}
+        width = max(map(len, some), default=0)
+        rests = [prompt[heads[prompt] :] for prompt in prompts]
+        for chosen in _batches(model, list(map(len, rests)), width, tokens_per_batch):
+            own = [prompts[i] for i in chosen]
+            index = None
+            if state is not None:
+                index = torch.tensor([row[p[: heads[p]]] for p in own], device=model.device)
+            there, logits = _step(model, state, index, [rests[i] for i in chosen], last_only=True)
+            yield own, torch.arange(len(own), device=model.device), there, logits[:, -1]
+
+
+def _pass_costs(model: EditableModel) -> int:
+    """How many tokens more in a forward pass cost about as much as another pass."""
+    return 64 if model.device.type == "cpu" else 4096
+
+
+def _batches(
+    model: EditableModel, lengths: Sequence[int], width: int, tokens_per_batch: int
+) -> Iterator[list[int]]:
+    """Indices of pieces by length: padded tokens bounded, and no more padding than a pass costs.
+
+    `width` tokens of the cache in front of each piece count as padded tokens, but not as padding.
+    """
+    bearable = _pass_costs(model)
+    group: list[int] = []
+    padding = 0
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        more = len(group) * (lengths[i] - lengths[group[-1]]) if group else 0
+        full = (width + lengths[i]) * (len(group) + 1) > tokens_per_batch
+        if group and (full or padding + more > bearable):
+            yield group
+            group, padding, more = [], 0, 0
+        group.append(i)
+        padding += more
+    if group:
+        yield group
+
+
+def _extend(
+    found: Sequence[Followed],
+    targets: Sequence[Ids],
+    run: Sequence[Ids],
+    logits: Tensor,
+    never: Sequence[int],
+) -> None:
+    """Adds what stands behind each token that was run: the next one's figures, the greedy one."""
+    row_of = [n for n, tail in enumerate(run) for _ in tail]
+    column = [at for tail in run for at in range(len(tail))]
+    # Behind a target's last token nothing is scored: any id does there.
+    following = [
+        token
+        for target, tail in zip(targets, run, strict=True)
+        for token in (*target[1:], 0)[: len(tail)]
+    ]
+    read = _read(logits[row_of, column], range(len(row_of)), following, never)
+    for n, at, log_prob, hit, greedy in zip(row_of, column, *read, strict=True):
+        found[n].greedy.append(greedy)
+        if at + 1 < len(targets[n]):
+            found[n].log_probs.append(log_prob)
+            found[n].hits.append(hit)
+
+
+def _read(
+    logits: Tensor, rows: Sequence[int], targets: Sequence[int], never: Sequence[int]
+) -> tuple[list[float], list[bool], list[int]]:
+    """log p of targets under rows of the logits, whether they are the argmax, what greedy says."""
+    logits = logits.float()
+    index = torch.tensor(list(rows), device=logits.device)
+    wanted = torch.tensor(list(targets), device=logits.device)
+    norm = logits.logsumexp(-1).double()
+    log_probs = (logits[index, wanted].double() - norm[index]).tolist()
+    best = logits.argmax(-1)
+    hits = (best[index] == wanted).tolist()
+    if never:
+        logits = logits.index_fill(1, torch.tensor(list(never), device=logits.device), -torch.inf)
+        best = logits.argmax(-1)
+    return log_probs, hits, best[index].tolist()
