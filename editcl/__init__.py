@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from editcl.editing.calibrate import calibrate
     from editcl.editing.edit import edit
+    from editcl.editing.many import edit_csv
     from editcl.errors import AmbiguousFact, EditclError
     from editcl.evaluation import evaluate
     from editcl.facts import Fact
@@ -30,6 +31,7 @@ __all__ = [
     "Fact",
     "calibrate",
     "edit",
+    "edit_csv",
     "evaluate",
     "load",
     "locate",
@@ -46,6 +48,7 @@ _MODULES = {
     "Fact": "editcl.facts",
     "calibrate": "editcl.editing.calibrate",
     "edit": "editcl.editing.edit",
+    "edit_csv": "editcl.editing.many",
     "evaluate": "editcl.evaluation",
     "load": "editcl.loading",
     "locate": "editcl.tracing",

@@ -17,6 +17,8 @@ from types import MappingProxyType
 
 from editcl.embedded import data_folder
 
+STATED = 3  # phrasings of each relation that editors may use
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -40,6 +42,16 @@ class Relation:
     def prompt(self) -> str:
         """The canonical phrasing."""
         return self.phrasings[0]
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """The phrasings that editors may use; the canonical one first."""
+        return self.phrasings[:STATED]
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The phrasings that only evaluation uses: no edit is made or held by them."""
+        return self.phrasings[STATED:]
 
 
 @dataclass(frozen=True)

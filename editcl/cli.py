@@ -18,6 +18,7 @@ import typer
 from editcl.errors import EditclError
 
 if TYPE_CHECKING:
+    from editcl.evaluation import Case
     from editcl.model import EditableModel
 
 app = typer.Typer(
@@ -137,7 +138,7 @@ def edit(
         str | None, typer.Option(help="What it says now; default: asked.")
     ] = None,
     layer: Annotated[int | None, typer.Option(help="Layer; default: calibrated.")] = None,
-    method: Annotated[str, typer.Option(help="rome, r-rome or rome-published.")] = "rome",
+    method: Annotated[str, typer.Option(help="A name in METHODS.")] = "rome",
     published: Annotated[
         bool, typer.Option("--published", help="The papers' hyperparameters.")
     ] = False,
@@ -170,10 +171,135 @@ def edit(
         _emit(as_json, {"id": receipt.id, **receipt.to_json()}, lambda: show_edit(receipt, log))
 
 
+@app.command("edit-csv")
+def edit_csv(
+    source: Annotated[Path, typer.Argument(help="CSV, TSV, JSON or JSON Lines table of facts.")],
+    model: Model = None,
+    log: Log = DEFAULT_LOG,
+    method: Annotated[str, typer.Option(help="memit, alphaedit, emmet, pmet, ...")] = "memit",
+    kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
+        None
+    ),
+    layer: Annotated[
+        list[int] | None, typer.Option(help="A layer to edit; repeat for several.")
+    ] = None,
+    preservation: Annotated[
+        float, typer.Option(help="Higher: more specific; lower: more paraphrases.")
+    ] = 0.1,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Facts solved at once; default: all.")
+    ] = None,
+    no_guard: Annotated[
+        bool, typer.Option("--no-guard", help="Go on whatever the model's health.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to write the results as CSV.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, change nothing.")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Edit a table of facts and keep the change in a durable log."""
+    from editcl.console import show_batch
+    from editcl.editing.guards import Guard
+    from editcl.editing.many import edit_csv as run_table
+
+    editable = _load(model, device, dtype, log)
+    with editable.log:
+        report = run_table(
+            editable,
+            source,
+            method=method,
+            kind=kind,
+            layers=layer or None,
+            preservation=preservation,
+            batch_size=batch_size,
+            guard=None if no_guard else Guard(),
+            dry_run=dry_run,
+            seed=seed,
+        )
+        if out is not None:
+            try:
+                report.to_csv(out)
+            except OSError as error:
+                raise EditclError(f"the edits are in the log, but {out}: {error}.") from error
+        _emit(as_json, report.to_dict(), lambda: show_batch(report, log, out))
+    if report.stopped:
+        sys.exit(1)
+
+
+@app.command("eval")
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="Table of facts with what to measure them by.")],
+    model: Model = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Measure with the edits of this log.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
+        None
+    ),
+    limit: Annotated[int | None, typer.Option("--n", help="Rows at most.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Efficacy, paraphrases, specificity, portability of a model as it is, and its damage."""
+    from editcl.console import show_evaluation
+    from editcl.evaluation import evaluate as run_evaluation
+    from editcl.evaluation.damage import damage
+
+    editable = _load(model, device, dtype) if log is None else _open(model, log)
+    with editable.log:
+        found = run_evaluation(editable, _cases(source, kind, limit))
+        harm = damage(editable)
+    body = {**found.to_dict(), "damage": harm.to_dict()}
+    _emit(as_json, body, lambda: show_evaluation(found, harm))
+
+
+@app.command()
+def compare(
+    source: Annotated[
+        Path | None, typer.Argument(help="Table of facts; default: catalogue facts.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names, separated by commas; 'ike' edits in context.")
+    ] = "rome,memit,alphaedit,ft-m,ike",
+    model: Model = None,
+    kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
+        None
+    ),
+    limit: Annotated[int, typer.Option("--n", help="Facts at most.")] = 50,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Facts solved at once; default: all.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Where to save the picture.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Several methods on the same facts in one run, each from the same weights."""
+    from editcl.console import show_comparison
+    from editcl.editing.arms import compare_methods
+    from editcl.evaluation import catalogue_cases
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise EditclError("--methods names no method.")
+    editable = _load(model, device, dtype)
+    cases = catalogue_cases(limit, seed=seed) if source is None else _cases(source, kind, limit)
+    found = compare_methods(editable, cases, names, batch_size=batch_size, seed=seed)
+    if picture is not None:
+        _save_picture(found, picture)
+    _emit(as_json, found.to_dict(), lambda: show_comparison(found))
+
+
 @app.command()
 def calibrate(
     model: Model = None,
-    n_facts: Annotated[int, typer.Option(help="Trial edits a layer.")] = 8,
+    n_facts: Annotated[int, typer.Option(help="Trial edits a layer.")] = 16,
     refresh: Annotated[bool, typer.Option("--refresh", help="Measure again.")] = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -315,7 +441,7 @@ def log_export(
 def bench_edit(
     model: Model = None,
     cases: Annotated[
-        Path | None, typer.Option(help="CounterFact records to edit; default: catalogue facts.")
+        Path | None, typer.Option(help="Table of facts to edit; default: catalogue facts.")
     ] = None,
     n_edits: Annotated[int, typer.Option("--n", help="Single edits.")] = 200,
     repeats: Annotated[
@@ -329,10 +455,9 @@ def bench_edit(
     """Quality and speed of single edits and traces, against the published procedures."""
     from editcl.benchmarks.edit import bench_edit as run_bench
     from editcl.console import show_benchmark
-    from editcl.evaluation import counterfact_cases
 
     editable = _load(model, device, dtype)
-    chosen = None if cases is None else counterfact_cases(cases, limit=n_edits)
+    chosen = None if cases is None else _cases(cases, None, n_edits)
     found = run_bench(editable, cases=chosen, n_edits=n_edits, repeats=repeats, seed=seed)
     _emit(as_json, found.to_dict(), lambda: show_benchmark(found))
 
@@ -346,6 +471,12 @@ def _load(
     from editcl.loading import load
 
     return load(model, device=device, dtype=dtype, log=log)
+
+
+def _cases(source: Path, kind: str | None, limit: int | None) -> list[Case]:
+    from editcl.readers import read_table
+
+    return [row.case() for row in read_table(source, kind=kind).rows[:limit]]
 
 
 def _open(model: str | None, log: Path) -> EditableModel:

@@ -18,6 +18,10 @@ from editcl.log.entry import one_line
 if TYPE_CHECKING:
     from editcl.benchmarks.edit import EditBenchmark
     from editcl.editing.calibrate import Calibration
+    from editcl.editing.report import BatchReport
+    from editcl.evaluation import Evaluation
+    from editcl.evaluation.compare import Comparison
+    from editcl.evaluation.damage import Damage
     from editcl.log import Edit, EditLog
     from editcl.tracing import Trace
 
@@ -186,4 +190,51 @@ def show_answers(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any
         table.add_column(name)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+    console().print(table)
+
+
+SHOWN_ROWS = 12
+
+
+def show_batch(report: BatchReport, log: Path, out: Path | None) -> None:
+    """What became of a table: a summary, the first rows, and what to do next."""
+    screen = console()
+    for line in report.summary().splitlines():
+        screen.print(plain(line))
+    table = Table(title="first rows" if len(report.rows) > SHOWN_ROWS else None)
+    for name in ("row", "fact", "status", "p(new) before", "after"):
+        table.add_column(name, justify="right" if name in ("p(new) before", "after") else "left")
+    for row in report.rows[:SHOWN_ROWS]:
+        before = "" if row.before is None else f"{row.before.new:.3f}"
+        after = "" if row.after is None else f"{row.after.new:.3f}"
+        table.add_row(plain(row.number), plain(row.fact), plain(row.status), before, after)
+    screen.print(table)
+    if out is not None:
+        screen.print(plain(f"all rows in {out}"))
+    if report.entries:
+        entry = report.entries[-1].id
+        screen.print(plain(f"one fact back: editcl log rollback {entry} --fact 0 --log {log}"))
+
+
+def show_evaluation(found: Evaluation, harm: Damage) -> None:
+    """Each measure with its 95 % interval, and the damage."""
+    table = Table()
+    for name in ("measure", "mean", "low", "high", "cases"):
+        table.add_column(name, justify="left" if name == "measure" else "right")
+    for name, value in found.intervals().items():
+        numbers = [f"{x:.3f}" for x in (value.mean, value.low, value.high)]
+        table.add_row(plain(name), *numbers, str(value.n_cases))
+    screen = console()
+    screen.print(table)
+    screen.print(plain(harm))
+
+
+def show_comparison(found: Comparison) -> None:
+    """One line a method."""
+    head, rows = found.rows()
+    table = Table()
+    for i, name in enumerate(head):
+        table.add_column(plain(name), justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*map(plain, row))
     console().print(table)

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from editcl.catalogue import relations
 from editcl.console import console, show_answers, show_edit, show_report, show_trace
-from editcl.editing.edit import ask_object, edit
+from editcl.editing.choices import ask_objects
+from editcl.editing.edit import edit
 from editcl.evaluation import Case, case_for
 from editcl.facts import Fact
 from editcl.loading import load
@@ -52,17 +53,17 @@ def run_demo(*, picture: Path | None = None, quiet: bool = False) -> dict[str, A
     show.title(f"2. Edit: editcl.edit(model, {SUBJECT!r}, {NEW!r})")
     case = case_for(model, Fact(SUBJECT, prompt, NEW, OLD))
     prompts = _prompts(case)
-    before = [ask_object(model, p) for _, p, _ in prompts]
+    before = ask_objects(model, [p for _, p, _ in prompts])
     receipt = edit(model, SUBJECT, NEW)
     show(lambda: show_edit(receipt))
 
     show.title("3. Verify: what changed, and what did not")
-    after = [ask_object(model, p) for _, p, _ in prompts]
+    after = ask_objects(model, [p for _, p, _ in prompts])
     verified = model.log.verify()
     show(lambda: show_report(verified))
 
     report = model.log.rollback(receipt)
-    back = [ask_object(model, p) for _, p, _ in prompts]
+    back = ask_objects(model, [p for _, p, _ in prompts])
     restored = model.fingerprint() == base and _bytes_are_base(model)
     rows = [
         (kind, p, b, _mark(a, wanted), c)

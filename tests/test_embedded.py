@@ -59,7 +59,7 @@ def test_facts_are_read_at_the_subjects_last_token_in_early_mlps_and_moved_late(
     early = average.peak("mlp", SUBJECT_LAST)
     assert early.layer < embedded.n_layers // 2
     assert early.effect > 0.3 * average.total_effect
-    assert early.effect > 2 * average.peak("mlp", LAST).effect
+    assert early.effect > 1.5 * average.peak("mlp", LAST).effect
     late = average.peak("attn", LAST)
     assert late.layer >= embedded.n_layers // 2
 
@@ -81,7 +81,7 @@ def test_the_control_model_has_no_such_site() -> None:
 
 def test_single_edits_hold_in_other_phrasings_and_leave_neighbours_alone(embedded) -> None:
     parts = []
-    for case in catalogue_cases(12, seed=5):
+    for case in catalogue_cases(10, seed=5):
         receipt = editcl.edit(
             embedded,
             case.fact.subject,
@@ -133,7 +133,7 @@ def test_the_relation_is_inferred_from_subject_and_object(embedded) -> None:
 
 
 def test_birth_and_death_places_of_a_person_are_not_told_apart_by_a_guess(embedded) -> None:
-    drawn = [f for f in known_facts() if f.relation == "death_place"][:6]
+    drawn = [f for f in known_facts() if f.relation == "death_place"][:12]
     for fact in drawn:
         try:
             editcl.edit(embedded, fact.subject, "Lisbon")

@@ -26,9 +26,11 @@ from editcl.editing.contexts import sample_contexts
 from editcl.editing.covariance import Covariance, covariances
 from editcl.editing.edit import edit
 from editcl.editing.essence import PUBLISHED
-from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS, Plan, preset_of
+from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS, preset_of
+from editcl.editing.plan import Plan
 from editcl.errors import EditclError
 from editcl.evaluation import Case, Evaluation, catalogue_cases, evaluate
+from editcl.evaluation.results import COMPARISONS
 from editcl.facts import Fact
 from editcl.loading import wrap
 from editcl.log import EditLog
@@ -117,7 +119,7 @@ def bench_edit(
         raise EditclError("benchmark a model without logged edits: its log must be empty.")
     chosen = list(cases) if cases is not None else _own_cases(model, n_edits, seed)
     chosen = chosen[:n_edits]
-    base = evaluate(model, chosen).summary()
+    base = _shares(evaluate(model, chosen))
     preset = preset_of(model)
     layer = (
         preset.layer if preset is not None else calibrate(model, cases=cases and chosen[:8]).layer
@@ -127,12 +129,11 @@ def bench_edit(
     facts = [case.fact for case in chosen[:: max(1, len(chosen) // repeats)][:repeats]]
     trace_speedup, trace_error = _compare_traces(model, facts)
     edit_speedup, update_error, value_error = _compare_edits(model, facts, layer, covariance, seed)
-    summary = evaluation.summary()
     return EditBenchmark(
         model=model.name,
         layer=layer,
         n_edits=len(evaluation.results),
-        **summary,
+        **_shares(evaluation),
         base=base,
         seconds_per_edit=seconds,
         trace_speedup=trace_speedup,
@@ -146,6 +147,13 @@ def bench_edit(
 
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_SHARES = (*COMPARISONS, "same_subject", "free_running", "free_paraphrase", "score")
+
+
+def _shares(evaluation: Evaluation) -> dict[str, float | None]:
+    """The shares that the benchmark reports; None for what could not be measured."""
+    summary = evaluation.summary()
+    return {name: summary.get(name) for name in _SHARES}
 
 
 def _own_cases(model: EditableModel, count: int, seed: int) -> list[Case]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editcl.catalogue import facts_by_relation, relations
-from editcl.editing.contexts import DEFAULT_CONTEXTS
+from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
 from editcl.editing.covariance import base_fingerprint, cache_folder, covariances
 from editcl.editing.essence import essence_prompts
 from editcl.editing.keys import subject_keys
@@ -36,6 +36,7 @@ from editcl.tracing.locate import LayerEvidence, Location, locate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+JUDGED = ("efficacy", "paraphrase", "specificity", "same_subject")
 LEAST_FACTS = 4
 
 
@@ -95,7 +96,7 @@ def calibrate(
     *,
     layers: Sequence[int] | None = None,
     cases: Sequence[Case] | None = None,
-    n_facts: int = 8,
+    n_facts: int = 16,
     settings: ValueSettings | None = None,
     seed: int = 0,
     refresh: bool = False,
@@ -144,15 +145,18 @@ def try_layers(
     covariance = covariances(model, layers, seed=seed)
     facts = [case.fact for case in cases]
     essence = essence_prompts(model, facts)
+    rephrased = [rephrasings(fact) for fact in facts]
     bar = progress(layers, "calibrating: trial edits by layer")
 
     def try_layer(layer: int) -> dict[str, float]:
         next(bar, None)
-        keys = subject_keys(model, facts, [layer], DEFAULT_CONTEXTS)[layer]
-        values = optimise_values(model, facts, layer, DEFAULT_CONTEXTS, essence, settings)
+        keys = subject_keys(model, facts, [layer], DEFAULT_CONTEXTS, rephrased)[layer]
+        values = optimise_values(
+            model, facts, layer, DEFAULT_CONTEXTS, essence, settings, rephrased=rephrased
+        )
         results = []
         for i, case in enumerate(cases):
-            u = context_direction(covariance[layer], keys[i])
+            u = context_direction(covariance[layer].damped(), keys[i])
             with tried(model, [rank_one(model.down_projection(layer), u, values.delta[i])]):
                 results.append(evaluate(model, [case]))
         size = float((values.delta.norm(dim=-1) / values.residual_norm).mean())
@@ -198,9 +202,9 @@ def known_cases(model: EditableModel, count: int, seed: int) -> list[Case]:
 
 
 def _scores(evaluation: Evaluation, size: float) -> dict[str, float]:
-    """Harmonic mean over every measure that there is, so that one bad measure can't hide."""
+    """Harmonic mean of what is there of `JUDGED`: CounterFact's score, and the same subject."""
     summary = evaluation.summary()
-    measures = {k: v for k, v in summary.items() if v is not None and k != "score"}
+    measures = {name: summary[name] for name in JUDGED if summary.get(name) is not None}
     least = min(measures.values())
     score = len(measures) / sum(1 / v for v in measures.values()) if least > 0 else 0.0
     return {"score": score, **measures, "delta_over_residual": size}

@@ -2,11 +2,18 @@
 
 A fixed set serves by default: it costs no generation, is the same on every machine and in every
 session, and suits any model of English text. The papers sample theirs from the model; that is
-`sample_contexts`. This module knows nothing of keys or losses.
+`sample_contexts`. Where the relation is one of the catalogue, its other `stated` phrasings say the
+fact too: an edit that is made in one phrasing alone fits that phrasing. This module knows nothing
+of keys or losses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from editcl.catalogue import relation_of
+from editcl.encoding import Sentence
+from editcl.facts import Fact
 from editcl.model import EditableModel
 
 DEFAULT_CONTEXTS: tuple[str, ...] = (
@@ -42,3 +49,21 @@ def sample_contexts(
         texts = model.tokenizer.batch_decode(new, skip_special_tokens=True)
         contexts += [f"{' '.join(text.split())}." for text in texts if text.strip()]
     return tuple(contexts)
+
+
+def rephrasings(fact: Fact) -> tuple[str, ...]:
+    """Other prompts that state the fact, from the catalogue; none if its relation is not there."""
+    relation = relation_of(fact.prompt)
+    return () if relation is None else tuple(p for p in relation.stated if p != fact.prompt)
+
+
+def spoken(fact: Fact, contexts: Sequence[str], rephrased: Sequence[str] = ()) -> list[Sentence]:
+    """The fact's sentence starts, one a context: its prompt and the rephrasings by turns.
+
+    The first is the bare prompt itself.
+    """
+    prompts = (fact.prompt, *rephrased)
+    return [
+        Sentence(prompts[j % len(prompts)], fact.subject, context=context)
+        for j, context in enumerate(contexts)
+    ]

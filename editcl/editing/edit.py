@@ -7,21 +7,27 @@ the model untouched; the append is atomic. Knows nothing of the equations.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from editcl.editing.calibrate import calibrate
-from editcl.editing.contexts import DEFAULT_CONTEXTS
-from editcl.editing.covariance import covariances
-from editcl.editing.essence import PUBLISHED, essence_prompts
-from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS, Plan, preset_of
+from editcl.editing.choices import (
+    ask_objects,
+    check_contexts,
+    choose_layers,
+    choose_method,
+    default_covariances,
+    default_essence,
+    probabilities,
+    resolve_settings,
+)
+from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
+from editcl.editing.plan import Plan
 from editcl.editing.relation import infer_relation
 from editcl.editing.values import ValueSettings
 from editcl.encoding import Sentence
-from editcl.errors import EditclError, FactError
+from editcl.errors import FactError
 from editcl.evaluation import case_for
 from editcl.evaluation import evaluate as evaluate_cases
 from editcl.facts import Fact
@@ -31,8 +37,6 @@ from editcl.model import EditableModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-OLD_OBJECT_TOKENS = 10
 
 
 def edit(
@@ -84,25 +88,24 @@ def edit(
     """
     started = time.perf_counter()
     model = model if isinstance(model, EditableModel) else wrap(model, tokenizer)
-    if method not in METHODS:
-        raise EditclError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
-    if not contexts or contexts[0] != "":
-        raise EditclError('the first context must be "", the bare prompt; texts may follow it.')
+    editor = choose_method(method)
+    check_contexts(contexts)
     fact, inferred = _fact(model, subject, new_object, prompt, old_object)
-    layer = choose_layer(model, fact, layer)
-    model.check_finite([layer])
+    layers = choose_layers(model, editor, None if layer is None else [layer])
+    model.check_finite(layers)
     chosen = resolve_settings(model, settings)
     plan = Plan(
-        layers=(layer,),
+        layers=layers,
         settings=chosen,
-        covariances=covariances(model, [layer], texts=corpus, seed=seed),
+        covariances=default_covariances(model, layers, chosen, texts=corpus, seed=seed),
         essence=[essence] if essence is not None else default_essence(model, [fact], chosen),
         contexts=contexts,
+        rephrased=None if chosen.scale == "absolute" else [rephrasings(fact)],
     )
     case = case_for(model, fact) if evaluate else None
     before = probabilities(model, [fact])
-    solution = METHODS[method](model, [fact], plan)
-    used = plan.covariances[layer]
+    solution = editor(model, [fact], plan)
+    used = plan.covariances[layers[0]]
     details = {
         **solution.details,
         "settings": asdict(chosen),
@@ -122,22 +125,12 @@ def edit(
         solution.updates,
         [fact],
         method=method,
-        layers=[layer],
+        layers=layers,
         before=before,
         seconds=time.perf_counter() - started,
         details=details,
         measure=measure,
     )
-
-
-def probabilities(model: EditableModel, facts: Sequence[Fact]) -> list[Probability]:
-    """p(old) and p(new) of each fact now: exp of the mean log-probability per token."""
-    new = [Sentence(f.prompt, f.subject, f.new_object) for f in facts]
-    with_old = [f for f in facts if f.old_object is not None]
-    old = [Sentence(f.prompt, f.subject, f.old_object or "") for f in with_old]
-    p = model.score(new + old).prob.tolist()
-    p_old = dict(zip(map(id, with_old), p[len(new) :], strict=True))
-    return [Probability(p_old.get(id(f)), p[i]) for i, f in enumerate(facts)]
 
 
 def _fact(
@@ -151,7 +144,7 @@ def _fact(
     fact = Fact.from_sentence(subject, prompt, new_object, old_object)
     model.encode([Sentence(fact.prompt, fact.subject, fact.new_object)])
     if fact.old_object is None:
-        said = ask_object(model, fact.sentence)
+        (said,) = ask_objects(model, [fact.sentence])
         if said and said.casefold() == fact.new_object.casefold():
             raise FactError(
                 f"the model already says {said!r} after {fact.sentence!r}: new_object equals the "
@@ -160,43 +153,3 @@ def _fact(
         if said:
             fact = Fact(fact.subject, fact.prompt, fact.new_object, said)
     return fact, inferred
-
-
-def ask_object(model: EditableModel, sentence: str) -> str | None:
-    """What the model says after a sentence start, up to the first punctuation; None if nothing."""
-    (text,) = model.generate([sentence], OLD_OBJECT_TOKENS)
-    head = re.split(r"[.,;:!?\n()\[\]\"”]", text.strip(), maxsplit=1)[0].strip()
-    return head if any(char.isalnum() for char in head) else None
-
-
-def choose_layer(model: EditableModel, fact: Fact, layer: int | None) -> int:
-    """The given layer, the papers' for the family, or the one that calibration finds."""
-    if layer is not None:
-        return model.down_projection(layer).layer
-    preset = preset_of(model)
-    return preset.layer if preset is not None else calibrate(model).layer
-
-
-def resolve_settings(model: EditableModel, settings: ValueSettings | str | None) -> ValueSettings:
-    """Settings by object or name.
-
-    Raises:
-        EditclError: an unknown name.
-    """
-    if settings is None:
-        return ValueSettings()
-    if isinstance(settings, ValueSettings):
-        return settings
-    if settings == "published":
-        preset = preset_of(model)
-        return PUBLISHED_SETTINGS if preset is None else preset.settings
-    raise EditclError(f"unknown settings {settings!r}; use 'published' or a ValueSettings.")
-
-
-def default_essence(
-    model: EditableModel, facts: Sequence[Fact], settings: ValueSettings
-) -> list[tuple[str, ...]]:
-    """The essence prompts that go with the settings: the paper's one, or the model's own."""
-    if settings.scale == "absolute":
-        return [PUBLISHED for _ in facts]
-    return essence_prompts(model, facts)

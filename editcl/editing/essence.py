@@ -8,71 +8,95 @@ of the subject are held as well. Knows nothing of updates.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from editcl.catalogue import relation_of, relations
 from editcl.editing.relation import subject_fit
 from editcl.encoding import Sentence
-from editcl.facts import Fact, fill
-from editcl.model import EditableModel
+from editcl.facts import Fact
+from editcl.model import EditableModel, micro_batches
 
 PUBLISHED = ("{} is a",)
+SPARE = 2  # candidates beyond those that are held, for the ones that state the edited fact
 
 
 def essence_prompts(
     model: EditableModel,
     facts: Sequence[Fact],
     *,
-    relations_held: int = 4,
+    earlier: Sequence[Fact] = (),
+    relations_held: int = 6,
     phrasings: int = 1,
 ) -> list[tuple[str, ...]]:
     """For each fact "{} is a" and prompts of the other relations that one says of the subject.
 
-    Which relations these are the model tells (`subject_fit`). One is left out if the edited
-    prompt is among its phrasings, or if what the model answers there begins like the old or the
-    new object: it then states the edited fact itself.
+    Which relations these are the model tells (`subject_fit`). One is left out if it is edited for
+    that subject, here or in the same batch, or if what the model answers there begins like the old
+    or the new object: it then states the edited fact itself.
 
     Args:
         model: the model before the edit.
         facts: what will be edited.
+        earlier: facts of earlier edits; what they say of a subject that is edited again is held.
         relations_held: how many other relations, those that fit the subject best.
         phrasings: how many phrasings of each.
     """
     catalogue = list(relations().values())
-    chosen = []
+    subjects = list(dict.fromkeys(fact.subject for fact in facts))
+    fit = dict(zip(subjects, subject_fit(model, subjects, catalogue).tolist(), strict=True))
+    told, edited, before = _told(model, facts), defaultdict(set), defaultdict(list)
     for fact in facts:
-        edited, told = relation_of(fact.prompt), _first_tokens(model, fact)
-        rows = model.encode([Sentence(r.prompt, fact.subject) for r in catalogue])
-        answers = _next_tokens(model, [row.ids for row in rows]).tolist()
-        fit = subject_fit(model, fact.subject, catalogue).tolist()
-        ranked = sorted(range(len(catalogue)), key=lambda j: -fit[j])
-        held = [
+        edited[fact.subject].add(relation_of(fact.prompt))
+    for fact in earlier:
+        if relation_of(fact.prompt) not in edited[fact.subject]:
+            before[fact.subject].append(fact.prompt)
+    candidates = [
+        [
             catalogue[j]
-            for j in ranked
-            if catalogue[j] != edited and answers[j] not in told and fit[j] > 0
+            for j in sorted(range(len(catalogue)), key=lambda j: -fit[fact.subject][j])
+            if catalogue[j] not in edited[fact.subject] and fit[fact.subject][j] > 0
+        ][: relations_held + SPARE]
+        for fact in facts
+    ]
+    asked = [
+        Sentence(r.prompt, f.subject) for f, rs in zip(facts, candidates, strict=True) for r in rs
+    ]
+    answers = iter(_next_tokens(model, [row.ids for row in model.encode(asked)]))
+    chosen = []
+    for fact, mine, objects in zip(facts, candidates, told, strict=True):
+        held = [
+            relation
+            for relation, answer in [(r, next(answers)) for r in mine]
+            if answer not in objects
         ]
-        prompts = [p for r in held[:relations_held] for p in r.phrasings[:phrasings]]
-        chosen.append(PUBLISHED + tuple(prompts))
+        prompts = [p for r in held[:relations_held] for p in r.stated[:phrasings]]
+        chosen.append(tuple(dict.fromkeys((*PUBLISHED, *before[fact.subject], *prompts))))
     return chosen
 
 
-def _next_tokens(model: EditableModel, rows: Sequence[Sequence[int]]) -> Int[Tensor, " n_rows"]:
+def _next_tokens(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]:
     """The most likely next token of each row."""
-    inputs = model.pad(rows)
-    last = inputs["attention_mask"].sum(1) - 1
-    keep, place = last.unique(return_inverse=True)
-    with torch.inference_mode():
-        logits = model.forward(inputs, keep=keep)
-    return logits[torch.arange(len(place), device=place.device), place].argmax(-1).cpu()
+    found = [0] * len(rows)
+    for chosen in micro_batches([len(row) for row in rows], 4096):
+        inputs = model.pad([rows[i] for i in chosen])
+        last = inputs["attention_mask"].sum(1) - 1
+        keep, place = last.unique(return_inverse=True)
+        with torch.inference_mode():
+            logits = model.forward(inputs, keep=keep)
+        best = logits[torch.arange(len(place), device=place.device), place].argmax(-1).tolist()
+        for i, token in zip(chosen, best, strict=True):
+            found[i] = token
+    return found
 
 
-def _first_tokens(model: EditableModel, fact: Fact) -> set[int]:
-    """First tokens of the objects that the edit is about."""
-    objects = [o for o in (fact.old_object, fact.new_object) if o]
-    prompt = fill(fact.prompt, fact.subject)
-    rows = model.encode([Sentence(prompt, target=o) for o in objects])
-    return {row.ids[row.target_start] for row in rows}
+def _told(model: EditableModel, facts: Sequence[Fact]) -> list[set[int]]:
+    """First tokens of the objects that each edit is about."""
+    pairs = [(i, o) for i, f in enumerate(facts) for o in (f.old_object, f.new_object) if o]
+    rows = model.encode([Sentence(facts[i].sentence, target=o) for i, o in pairs])
+    told: list[set[int]] = [set() for _ in facts]
+    for (i, _), row in zip(pairs, rows, strict=True):
+        told[i].add(row.ids[row.target_start])
+    return told

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editcl.encoding import Sentence
+from editcl.editing.contexts import spoken
 from editcl.facts import Fact
 from editcl.model import EditableModel, micro_batches
 
@@ -22,11 +22,20 @@ def subject_keys(
     facts: Sequence[Fact],
     layers: Sequence[int],
     contexts: Sequence[str],
+    rephrased: Sequence[Sequence[str]] | None = None,
     *,
     tokens_per_batch: int = 4096,
 ) -> dict[int, Float[Tensor, "n_facts n_contexts d_mlp"]]:
-    """Keys per layer, fact and context, float32; one pass serves all layers."""
-    sentences = [Sentence(f.prompt, f.subject, context=c) for f in facts for c in contexts]
+    """Keys per layer, fact and context, float32; one pass serves all layers.
+
+    `rephrased` gives each fact further prompts, which take turns with its own (`spoken`).
+    """
+    others = rephrased if rephrased is not None else [()] * len(facts)
+    sentences = [
+        sentence
+        for fact, prompts in zip(facts, others, strict=True)
+        for sentence in spoken(fact, contexts, prompts)
+    ]
     rows = model.encode(sentences)
     names = {f"blocks.{layer}.mlp.hook_post": layer for layer in layers}
     keys = {

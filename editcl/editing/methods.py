@@ -1,62 +1,36 @@
-"""METHODS: every editing method by name, each a function from a plan to weight updates.
+"""METHODS: every editing method by name, with what it needs; and the papers' presets.
 
 A method gets the model, the facts and the plan (layers, contexts, essence prompts, settings,
-covariances) and returns frozen updates with what it found; it never writes a weight.
+covariances) and returns frozen updates with what it found; it never writes a weight lastingly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from editcl.editing.contexts import DEFAULT_CONTEXTS
+from editcl.editing.alphaedit import alphaedit
 from editcl.editing.covariance import Covariance
+from editcl.editing.emmet import emmet
+from editcl.editing.finetune import FT_L, FT_M, LORA, fine_tune_with
 from editcl.editing.keys import subject_keys
+from editcl.editing.memit import memit
+from editcl.editing.plan import Method, Plan, Solution
+from editcl.editing.pmet import pmet
 from editcl.editing.rome import (
     context_direction,
     mean_direction,
     published_direction,
     rank_one,
 )
-from editcl.editing.values import Values, ValueSettings, optimise_values
+from editcl.editing.ultraedit import ultraedit
+from editcl.editing.values import ValueSettings, optimise_values
 from editcl.errors import EditclError
 from editcl.facts import Fact
 from editcl.model import EditableModel
-from editcl.update import WeightUpdate
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a method needs beside the model and the facts.
-
-    Attributes:
-        layers: which down-projections to change.
-        settings: how v* is sought.
-        contexts: texts in front of the prompt, the first one "".
-        essence: per fact, the prompts whose predictions are held.
-        covariances: C by layer.
-    """
-
-    layers: tuple[int, ...]
-    settings: ValueSettings
-    covariances: Mapping[int, Covariance]
-    essence: Sequence[Sequence[str]]
-    contexts: Sequence[str] = DEFAULT_CONTEXTS
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The updates a method found, the values behind them, and figures for the receipt."""
-
-    updates: tuple[WeightUpdate, ...]
-    values: Values
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-Method = Callable[[EditableModel, Sequence[Fact], Plan], Solution]
 Direction = Callable[[Covariance, Tensor], Tensor]
 
 
@@ -70,8 +44,16 @@ def rome_with(direction: Direction) -> Method:
                 f"{list(plan.layers)}. Edit the facts one after the other."
             )
         (layer,) = plan.layers
-        keys = subject_keys(model, facts, plan.layers, plan.contexts)[layer][0]
-        values = optimise_values(model, facts, layer, plan.contexts, plan.essence, plan.settings)
+        keys = subject_keys(model, facts, plan.layers, plan.contexts, plan.rephrased)[layer][0]
+        values = optimise_values(
+            model,
+            facts,
+            layer,
+            plan.contexts,
+            plan.essence,
+            plan.settings,
+            rephrased=plan.rephrased,
+        )
         u = direction(plan.covariances[layer], keys)
         update = rank_one(model.down_projection(layer), u, values.delta[0])
         size = float(values.delta[0].norm()) / float(values.residual_norm[0])
@@ -86,19 +68,85 @@ def rome_with(direction: Direction) -> Method:
     return solve
 
 
-METHODS: Mapping[str, Method] = {
-    "rome": rome_with(context_direction),
-    "r-rome": rome_with(mean_direction),
-    "rome-published": rome_with(published_direction),
+@dataclass(frozen=True)
+class Editor:
+    """A method, and what it needs.
+
+    Attributes:
+        solve: the method.
+        single: takes one fact at a time.
+        one_layer: changes one layer.
+        covariance: reads `Plan.covariances`.
+        values: optimises v*, so that essence prompts and rephrasings matter.
+        last_layers: by default edits so many of the model's last layers; 0: where facts are read.
+        about: what it is for, in a line.
+    """
+
+    solve: Method
+    about: str
+    single: bool = False
+    one_layer: bool = False
+    covariance: bool = True
+    values: bool = True
+    last_layers: int = 0
+
+    def __call__(self, model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
+        """Solves; the model is as before afterwards."""
+        return self.solve(model, facts, plan)
+
+
+METHODS: Mapping[str, Editor] = {
+    "rome": Editor(
+        rome_with(context_direction), "one fact, every context's key", single=True, one_layer=True
+    ),
+    "r-rome": Editor(rome_with(mean_direction), "one fact, mean key", single=True, one_layer=True),
+    "rome-published": Editor(
+        rome_with(published_direction), "one fact, the authors' code", single=True, one_layer=True
+    ),
+    "memit": Editor(memit, "a batch over several layers"),
+    "pmet": Editor(pmet, "a batch, attention's part set aside"),
+    "emmet": Editor(emmet, "a batch at one layer, every subject met", one_layer=True),
+    "alphaedit": Editor(alphaedit, "batch after batch, earlier ones protected"),
+    "ultraedit": Editor(
+        ultraedit,
+        "a batch in one backward pass, without a subject",
+        covariance=False,
+        values=False,
+        last_layers=2,
+    ),
+    "ft-l": Editor(
+        fine_tune_with(FT_L),
+        "baseline: bounded fine-tuning of one matrix",
+        one_layer=True,
+        covariance=False,
+        values=False,
+    ),
+    "ft-m": Editor(
+        fine_tune_with(FT_M),
+        "baseline: fine-tuning of one matrix",
+        one_layer=True,
+        covariance=False,
+        values=False,
+    ),
+    "lora": Editor(
+        fine_tune_with(LORA), "baseline: low-rank fine-tuning", covariance=False, values=False
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The papers' hyperparameters for one family: a layer and the published objective."""
+    """The papers' hyperparameters for one family.
+
+    Attributes:
+        layer: where ROME edits.
+        layers: where MEMIT does; empty where the papers say nothing.
+        settings: the published objective.
+    """
 
     layer: int
     settings: ValueSettings
+    layers: tuple[int, ...] = ()
 
 
 _PUBLISHED = ValueSettings(
@@ -110,6 +158,8 @@ _PUBLISHED = ValueSettings(
     scale="absolute",
     stop_on="total",
     essence_at="subject",
+    adapt="coordinate",
+    relax=False,
 )
 _PUBLISHED_LLAMA = replace(_PUBLISHED, steps=25, decay=1e-3)
 
@@ -117,11 +167,11 @@ _PUBLISHED_LLAMA = replace(_PUBLISHED, steps=25, decay=1e-3)
 PRESETS: Mapping[tuple[str, int, int], Preset] = {
     ("gpt2", 24, 1024): Preset(8, replace(_PUBLISHED, clamp=3.0)),
     ("gpt2", 36, 1280): Preset(12, _PUBLISHED),
-    ("gpt2", 48, 1600): Preset(17, _PUBLISHED),
-    ("gptj", 28, 4096): Preset(5, _PUBLISHED),
-    ("llama", 32, 4096): Preset(5, _PUBLISHED_LLAMA),
-    ("mistral", 32, 4096): Preset(5, _PUBLISHED_LLAMA),
-    ("qwen2", 28, 3584): Preset(5, _PUBLISHED_LLAMA),
+    ("gpt2", 48, 1600): Preset(17, _PUBLISHED, (13, 14, 15, 16, 17)),
+    ("gptj", 28, 4096): Preset(5, _PUBLISHED, (3, 4, 5, 6, 7, 8)),
+    ("llama", 32, 4096): Preset(5, _PUBLISHED_LLAMA, (4, 5, 6, 7, 8)),
+    ("mistral", 32, 4096): Preset(5, _PUBLISHED_LLAMA, (4, 5, 6, 7, 8)),
+    ("qwen2", 28, 3584): Preset(5, _PUBLISHED_LLAMA, (4, 5, 6, 7, 8)),
 }
 
 PUBLISHED_SETTINGS = _PUBLISHED

@@ -7,8 +7,10 @@ log-probabilities with the main effects of subject, object and relation taken ou
     fit(o, r)  = mean_c log p(o | T_r(c)) - mean_r [same]          is o a thing that r gives?
 
 c runs over control subjects: some that have the relation for the second line, some of every kind
-for the first. L is the sentence's mean log-probability per token, averaged over phrasings of r. The model alone judges; the
-catalogue's facts about the subject itself are never looked up. Knows nothing of edits.
+for the first. L is the mean log-probability per token of what follows the subject, averaged over
+the phrasings of r that begin with it. Relations that have the object in the catalogue go before
+others: that is the type of an object. Of the subject the model alone judges; the catalogue's facts
+about it are never looked up. Knows nothing of edits.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ from torch import Tensor
 from editcl.catalogue import Relation, facts_by_relation, relations
 from editcl.encoding import Sentence
 from editcl.errors import AmbiguousFact, FactError
-from editcl.facts import Fact
+from editcl.facts import PLACEHOLDER, Fact
 from editcl.model import EditableModel, micro_batches
 
-#: Least lead of the best relation's score over the second's, in nats per token.
-MARGIN = 0.5
+SUBJECT_WEIGHT = 8.0  # of fit(s, r) against fit(o, r); L varies less than an object's probability
+KNOWN_OBJECT = 16.0  # added where the catalogue has the object for the relation
+#: Least lead of the best relation's score over the second's, for objects of the catalogue and for
+#: others. On the embedded model, with false objects drawn at random, the best relation is right
+#: 93 times in 100 (others: 68), and over 95 times in 100 where it leads by this much.
+MARGIN, MARGIN_UNKNOWN = 2.0, 9.0
 CONTROLS_PER_RELATION = 4
-#: Phrasings that judge whether a relation is said of a subject; one alone finds 76 % of a
-#: subject's relations among the best four where three find 87 %.
-PHRASINGS = 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Ranking:
 
 
 def infer_relation(
-    model: EditableModel, subject: str, new_object: str, *, margin: float = MARGIN
+    model: EditableModel, subject: str, new_object: str, *, margin: float | None = None
 ) -> Relation:
     """The relation whose sentence fits subject and object best.
 
@@ -52,6 +55,8 @@ def infer_relation(
         FactError: subject or object is empty or can't be encoded.
     """
     ranking = rank_relations(model, subject, new_object)
+    if margin is None:
+        margin = MARGIN if any(_gives(r, new_object) for r in ranking.relations) else MARGIN_UNKNOWN
     if ranking.scores[0] - ranking.scores[1] >= margin:
         return ranking.relations[0]
     listed = tuple(
@@ -76,11 +81,17 @@ def rank_relations(model: EditableModel, subject: str, new_object: str) -> Ranki
         raise FactError(
             f"no relation of the catalogue fits the subject {subject!r}; give a prompt."
         )
-    fit = subject_fit(model, subject, usable)
+    fit = SUBJECT_WEIGHT * subject_fit(model, [subject], usable)[0]
     object_fit = _object_fit(model, new_object, usable)
-    total = (fit + object_fit).tolist()
+    typed = torch.tensor([KNOWN_OBJECT * _gives(r, new_object) for r in usable])
+    total = (fit + object_fit + typed).tolist()
     order = sorted(range(len(usable)), key=lambda i: -total[i])
     return Ranking(tuple(usable[i] for i in order), tuple(total[i] for i in order))
+
+
+def _gives(relation: Relation, object_: str) -> bool:
+    """Whether the catalogue has the object for the relation, of whatever subject."""
+    return any(f.object == object_ for f in facts_by_relation().get(relation.name, ()))
 
 
 def _mentions(prompt: str, subject: str) -> bool:
@@ -94,37 +105,47 @@ def _controls(relation: Relation, count: int) -> list[str]:
 
 
 def subject_fit(
-    model: EditableModel, subject: str, catalogue: Sequence[Relation]
-) -> Float[Tensor, " n_relations"]:
-    """How much each relation is one that is said of this subject: fit(s, r) above."""
+    model: EditableModel, subjects: Sequence[str], catalogue: Sequence[Relation]
+) -> Float[Tensor, "n_subjects n_relations"]:
+    """How much each relation is one that is said of each subject: fit(s, r) above."""
     controls = list(dict.fromkeys(c for r in catalogue for c in _controls(r, 1)))
     key = f"relation-controls-{len(catalogue)}-{len(controls)}"
     if key not in model.memo:
         with model.at_base():
-            grid = [_sentence_score(model, c, catalogue) for c in controls]
-        model.memo[key] = torch.stack(grid)
-    table: Tensor = model.memo[key]
-    mine = _sentence_score(model, subject, catalogue) - table.mean(0)
-    return mine - mine.mean()
+            model.memo[key] = _sentence_scores(model, controls, catalogue).mean(0)
+    mine = _sentence_scores(model, subjects, catalogue) - model.memo[key]
+    return mine - mine.mean(1, keepdim=True)
 
 
-def _sentence_score(
-    model: EditableModel, subject: str, catalogue: Sequence[Relation]
-) -> Float[Tensor, " n_relations"]:
-    """Mean log-probability per token of each relation's sentences about a subject."""
-    asked = [(i, p) for i, r in enumerate(catalogue) for p in r.phrasings[:PHRASINGS]]
-    rows = model.encode([Sentence(prompt, subject) for _, prompt in asked])
+def _sentence_scores(
+    model: EditableModel, subjects: Sequence[str], catalogue: Sequence[Relation]
+) -> Float[Tensor, "n_subjects n_relations"]:
+    """Mean log-probability per token of what each relation says after each subject."""
+    asked = [
+        (i, prompt)
+        for i, relation in enumerate(catalogue)
+        for prompt in relation.phrasings
+        if prompt.startswith(PLACEHOLDER)
+    ]
+    rows = model.encode([Sentence(prompt, s) for s in subjects for _, prompt in asked])
     scores = torch.zeros(len(rows))
     for chosen in micro_batches([len(row.ids) for row in rows], 4096):
-        inputs = model.pad([rows[i].ids for i in chosen])
+        ids = model.pad([rows[i].ids for i in chosen])
+        begins = [rows[i].subject_last for i in chosen]
+        first = min(begins)
+        keep = torch.arange(first, ids["input_ids"].shape[1] - 1, device=model.device)
         with torch.inference_mode():
-            log_probs = model.forward(inputs)[:, :-1].float().log_softmax(-1)
-        taken = log_probs.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0]
-        mask = inputs["attention_mask"][:, 1:]
-        scores[chosen] = ((taken * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu()
+            logits = model.forward(ids, keep=keep).float()
+        following = ids["input_ids"][:, first + 1 :]
+        log_p = logits.gather(-1, following[..., None])[..., 0] - logits.logsumexp(-1)
+        place = torch.tensor([begin - first for begin in begins], device=model.device)
+        counted = torch.arange(len(keep), device=model.device) >= place[:, None]
+        counted &= ids["attention_mask"][:, first + 1 :].bool()
+        scores[chosen] = ((log_p * counted).sum(1) / counted.sum(1).clamp(min=1)).cpu()
     relation = torch.tensor([i for i, _ in asked])
-    total = torch.zeros(len(catalogue)).index_add(0, relation, scores)
-    return total / relation.bincount()
+    total = torch.zeros(len(subjects), len(catalogue))
+    total.index_add_(1, relation, scores.reshape(len(subjects), len(asked)))
+    return total / relation.bincount(minlength=len(catalogue)).clamp(min=1)
 
 
 def _object_fit(

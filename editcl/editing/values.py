@@ -7,12 +7,17 @@ v* = v0 + delta, delta = argmin of
 by Adam, with ||delta|| kept within a clamp. ROME, arXiv:2202.05262, eq. 4; the norm in the decay
 is not squared, as in the authors' code. Only what delta can change is recomputed (`partial.py`),
 every fact of a batch takes its own steps, and facts that have converged leave the batch.
-Knows nothing of keys, covariance or weights.
+
+Facts of a *group* share a subject, hence the key, hence the value that the weights can give: what
+is added there is the sum of their deltas. Each fact must hold with the sum in place and, so that
+its mates can be taken back without it, with its own delta alone: the bare prompt is asked in both
+ways, the other contexts in either by turns. Essence prompts see the sum.
+Knows nothing of keys, covariance or weights. Long because the objective and its optimiser are one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,11 +25,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from editcl.editing.contexts import spoken
+from editcl.editing.resume import Checkpoint
 from editcl.encoding import Row, Sentence
 from editcl.errors import NonFiniteError
 from editcl.facts import Fact
 from editcl.model import EditableModel, Hook, micro_batches
 from editcl.partial import SuffixRun, frozen_parameters
+from editcl.progress import progress
+
+MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take, about
 
 
 @dataclass(frozen=True)
@@ -44,17 +54,24 @@ class ValueSettings:
         stop_on: "object": the new object's loss alone decides convergence; "total": everything.
         essence_at: where an essence prompt's prediction is held: at its "end", as the paper says,
             or at the "subject"'s last token, where the authors' code takes it.
+        adapt: Adam's step by "coordinate", as published, which moves every coordinate at first,
+            whatever its gradient; or by "fact", one scale for the vector, so that delta stays in
+            the span of the gradients and is a third smaller for the same effect.
+        relax: over the second half of the steps let the weight of the divergence fall to zero, for
+            the few facts that can't be had with all of it.
     """
 
-    steps: int = 25
+    steps: int = 40
     lr: float = 0.2
     clamp: float = 2.0
-    kl: float = 0.1
+    kl: float = 0.3
     decay: float = 0.0
     stop: float = 0.05
     scale: Literal["residual", "absolute"] = "residual"
     stop_on: Literal["object", "total"] = "object"
     essence_at: Literal["end", "subject"] = "end"
+    adapt: Literal["fact", "coordinate"] = "fact"
+    relax: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,17 +96,37 @@ class Values:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a batch of facts, those of the object first per fact.
+    """The rows of a batch of facts.
 
     Attributes:
         rows: encoded rows.
         fact: [n_rows] which fact a row belongs to.
         is_object: [n_rows] whether it carries the new object (else an essence prompt).
+        is_joint: [n_rows] whether it sees the deltas of the fact's whole group, or its own alone.
+        group: [n_facts] which group a fact belongs to; ascending.
     """
 
     rows: list[Row]
     fact: Int[Tensor, " n_rows"]
     is_object: Tensor
+    is_joint: Tensor
+    group: Int[Tensor, " n_facts"]
+
+    @classmethod
+    def cat(cls, parts: Sequence[_Rows]) -> _Rows:
+        """Several batches side by side, facts and groups renumbered."""
+        facts, groups, n_facts, n_groups = [], [], 0, 0
+        for part in parts:
+            facts.append(part.fact + n_facts)
+            groups.append(part.group + n_groups)
+            n_facts, n_groups = n_facts + len(part.group), n_groups + int(part.group[-1]) + 1
+        return cls(
+            [row for part in parts for row in part.rows],
+            torch.cat(facts),
+            torch.cat([part.is_object for part in parts]),
+            torch.cat([part.is_joint for part in parts]),
+            torch.cat(groups),
+        )
 
 
 def optimise_values(
@@ -100,7 +137,11 @@ def optimise_values(
     essence: Sequence[Sequence[str]],
     settings: ValueSettings,
     *,
-    tokens_per_batch: int = 8192,
+    rephrased: Sequence[Sequence[str]] | None = None,
+    groups: Sequence[int] | None = None,
+    with_attention: bool = False,
+    tokens_per_batch: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Values:
     """v* of every fact at one layer.
 
@@ -111,24 +152,71 @@ def optimise_values(
         contexts: texts in front of the prompt; the first is the bare prompt "".
         essence: per fact, prompts with `{}` whose next-token distribution is to stay.
         settings: step size, clamp, weights.
-        tokens_per_batch: bound of the tokens that are run at once.
+        rephrased: per fact, further prompts that say it and take turns with its own.
+        groups: per fact, a number that facts with one subject share; None: every fact alone.
+        with_attention: also optimise what the layer's attention adds, and drop it (PMET).
+        tokens_per_batch: bound of the tokens that are run at once; None: what fits `MEMORY`.
+        checkpoint: where finished micro-batches are kept and found again.
 
     Raises:
         NonFiniteError: the loss is not finite.
         FactError: a text can't be encoded.
     """
     assert contexts and contexts[0] == "", "the first context is the bare prompt"
-    encoded = _encode(model, facts, contexts, essence)
-    cost = [sum(len(r.ids) - r.subject_last for r in rows) for rows, _ in encoded]
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(range(len(facts)) if groups is None else groups):
+        members.setdefault(group, []).append(i)
+    together = list(members.values())
+    others = rephrased if rephrased is not None else [()] * len(facts)
+    encoded = _encode(model, facts, contexts, others, essence)
+    batches = [_join([encoded[i] for i in group]) for group in together]
+    cost = [sum(len(r.ids) - r.subject_last for r in batch.rows) for batch in batches]
     parts: dict[int, Values] = {}
+    budget = tokens_per_batch or _tokens_that_fit(model, layer)
+    chunks = list(micro_batches(cost, budget))
     with frozen_parameters(model):
-        for chosen in micro_batches(cost, tokens_per_batch):
-            values = _optimise(model, _collect([encoded[i] for i in chosen]), layer, settings)
-            for place, i in enumerate(chosen):
+        for number, chosen in enumerate(progress(chunks, "values")):
+            found = checkpoint.read(number) if checkpoint is not None else None
+            n_facts = sum(len(together[g]) for g in chosen)
+            if found is None or not _usable(found, n_facts, model.d_model):
+                joined = _Rows.cat([batches[g] for g in chosen])
+                values = _optimise(model, joined, layer, settings, with_attention)
+                if checkpoint is not None:
+                    checkpoint.write(number, values.__dict__)
+            else:
+                values = Values(**{name: t.to(model.device) for name, t in found.items()})
+            for place, i in enumerate(i for g in chosen for i in together[g]):
                 parts[i] = _pick(values, place)
+    return join_values([parts[i] for i in range(len(facts))])
+
+
+def _usable(found: Mapping[str, Tensor], n_facts: int, d_model: int) -> bool:
+    """Whether these are finite values of so many facts."""
+    shapes = {"delta": (n_facts, d_model), "bare": (n_facts, d_model)}
+    return found.keys() == Values.__dataclass_fields__.keys() and all(
+        tensor.shape == shapes.get(name, (n_facts,))
+        and tensor.is_floating_point() == (name != "steps")
+        and bool(torch.isfinite(tensor).all())
+        for name, tensor in found.items()
+    )
+
+
+def _tokens_that_fit(model: EditableModel, layer: int) -> int:
+    """How many tokens of a micro-batch fit `MEMORY`.
+
+    A fixed amount rather than what is free just now: what a fact gets must not depend on what else
+    the machine does. Per token and block about 12 d_model + 3 d_mlp numbers are kept for the way
+    back, and at predicted positions, about a quarter of all, five rows of the vocabulary.
+    """
+    blocks = model.n_layers - layer
+    numbers = blocks * (12 * model.d_model + 3 * model.d_mlp) + 5 * model.d_vocab // 4
+    return max(512, MEMORY // (4 * numbers))
+
+
+def join_values(parts: Sequence[Values]) -> Values:
+    """The values of several batches as those of one."""
     fields = Values.__dataclass_fields__
-    ordered = [parts[i] for i in range(len(facts))]
-    return Values(**{name: torch.cat([getattr(p, name) for p in ordered]) for name in fields})
+    return Values(**{name: torch.cat([getattr(p, name) for p in parts]) for name in fields})
 
 
 def _pick(values: Values, i: int) -> Values:
@@ -139,38 +227,63 @@ def _encode(
     model: EditableModel,
     facts: Sequence[Fact],
     contexts: Sequence[str],
+    rephrased: Sequence[Sequence[str]],
     essence: Sequence[Sequence[str]],
-) -> list[tuple[list[Row], list[bool]]]:
-    """Per fact: its rows, and which carry the object. The object's last token is never fed."""
-    sentences, kinds = [], []
-    for fact, prompts in zip(facts, essence, strict=True):
-        mine = [Sentence(fact.prompt, fact.subject, fact.new_object, c) for c in contexts]
-        sentences.append(mine + [Sentence(p, fact.subject) for p in prompts])
-        kinds.append([True] * len(mine) + [False] * len(prompts))
-    rows = iter(model.encode([s for group in sentences for s in group]))
-    return [([next(rows) for _ in kind], kind) for kind in kinds]
+) -> list[tuple[list[Row], list[Row]]]:
+    """Per fact: rows that carry the object, one a context, and rows of the essence prompts."""
+    sentences = []
+    for fact, others, prompts in zip(facts, rephrased, essence, strict=True):
+        starts = spoken(fact, contexts, others)
+        sentences += [replace(start, target=fact.new_object) for start in starts]
+        sentences += [Sentence(p, fact.subject) for p in prompts]
+    rows = iter(model.encode(sentences))
+    return [([next(rows) for _ in contexts], [next(rows) for _ in prompts]) for prompts in essence]
 
 
-def _collect(encoded: Sequence[tuple[list[Row], list[bool]]]) -> _Rows:
-    rows = [row for group, _ in encoded for row in group]
-    fact = [i for i, (group, _) in enumerate(encoded) for _ in group]
-    kinds = [kind for _, group in encoded for kind in group]
-    return _Rows(rows, torch.tensor(fact), torch.tensor(kinds))
+def _join(members: Sequence[tuple[list[Row], list[Row]]]) -> _Rows:
+    """The rows of one group: of a fact alone, or of several that share a subject."""
+    rows: list[Row] = []
+    facts: list[int] = []
+    objects: list[bool] = []
+    joints: list[bool] = []
+    shared = len(members) > 1
+    for i, (stated, held) in enumerate(members):
+        asked = [(row, j % 2 == 0) for j, row in enumerate(stated)] if shared else []
+        asked += [(stated[0], False)] if shared else [(row, True) for row in stated]
+        rows += [row for row, _ in asked] + held
+        facts += [i] * (len(asked) + len(held))
+        objects += [True] * len(asked) + [False] * len(held)
+        joints += [joint for _, joint in asked] + [True] * len(held)
+    return _Rows(
+        rows,
+        torch.tensor(facts),
+        torch.tensor(objects),
+        torch.tensor(joints),
+        torch.zeros(len(members), dtype=torch.long),
+    )
 
 
 class _Objective:
     """The loss of a batch of facts as a function of delta; holds what does not change."""
 
     def __init__(
-        self, model: EditableModel, batch: _Rows, layer: int, settings: ValueSettings
+        self,
+        model: EditableModel,
+        batch: _Rows,
+        layer: int,
+        settings: ValueSettings,
+        with_attention: bool,
     ) -> None:
         self.model, self.layer = model, layer
+        self.sites = [f"blocks.{layer}.mlp.out.hook_out"]
+        self.sites += [f"blocks.{layer}.hook_attn_out"] * with_attention
         ids = [row.ids[:-1] if row.n_target else row.ids for row in batch.rows]
         starts = [row.subject_last for row in batch.rows]
         self.run = SuffixRun.prepare(model, ids, starts, layer)
         device = model.device
         self.fact, self.is_object = batch.fact.to(device), batch.is_object.to(device)
-        self.n_facts = int(batch.fact[-1]) + 1
+        self.group, self.n_facts = batch.group.to(device), len(batch.group)
+        self.is_joint = batch.is_joint.to(device)
         # Positions of the suffix whose prediction counts: in front of each object token, and the
         # last one of an essence prompt.
         at_end = settings.essence_at == "end"
@@ -209,14 +322,18 @@ class _Objective:
         first = torch.stack([(self.fact == i).nonzero()[0, 0] for i in range(self.n_facts)])
         return found[names[0]][first], found[names[1]][first].norm(dim=-1)
 
-    def __call__(self, delta: Float[Tensor, "n_facts d_model"]) -> tuple[Tensor, Tensor]:
+    def __call__(self, deltas: Float[Tensor, "n_facts n_sites d_model"]) -> tuple[Tensor, Tensor]:
         """[n_facts] loss of the object and, unweighted, divergence on the essence prompts."""
+        sums = torch.zeros_like(deltas).index_add(0, self.group, deltas)
+        seen = torch.where(
+            self.is_joint[:, None, None], sums[self.group[self.fact]], deltas[self.fact]
+        )
 
-        def add(value: Tensor, _hook: Hook) -> Tensor:
-            shifted = value[:, 0].float() + delta[self.fact]
+        def add(value: Tensor, hook: Hook) -> Tensor:
+            shifted = value[:, 0].float() + seen[:, self.sites.index(hook.name)]
             return torch.cat([shifted.to(value.dtype)[:, None], value[:, 1:]], dim=1)
 
-        with self.model.hooks({f"blocks.{self.layer}.mlp.out.hook_out": add}):
+        with self.model.hooks(dict.fromkeys(self.sites, add)):
             logits = self.run.logits(self.keep).float()
         rows = torch.arange(len(logits), device=logits.device)
         log_probs = logits[rows[:, None], self.where].log_softmax(-1)
@@ -233,6 +350,11 @@ class _Objective:
             divergence = zeros.index_add(0, self.fact[~self.is_object], kl)
         return nll, divergence
 
+    def any_in_group(self, flags: Tensor) -> Tensor:
+        """[n_facts] whether the flag holds for any fact of the fact's group."""
+        counts = torch.zeros(self.n_facts, device=flags.device)
+        return counts.index_add(0, self.group, flags.float())[self.group] > 0
+
     def _essence(self, logits: Tensor) -> Tensor | None:
         """Log-probabilities at the end of the essence prompts; None if there are none."""
         rows = (~self.is_object).nonzero()[:, 0]
@@ -241,7 +363,7 @@ class _Objective:
         return logits[rows, self.where[rows, 0]].log_softmax(-1)
 
     def select(self, facts: Int[Tensor, " n_chosen"]) -> _Objective:
-        """The objective of some of the facts, renumbered."""
+        """The objective of some of the facts (whole groups), renumbered."""
         new_number = torch.full((self.n_facts,), -1, device=self.fact.device)
         new_number[facts] = torch.arange(len(facts), device=self.fact.device)
         rows = (new_number[self.fact] >= 0).nonzero()[:, 0]
@@ -251,14 +373,22 @@ class _Objective:
         twin.fact, twin.n_facts = new_number[self.fact[rows]], len(facts)
         twin.where, twin.target = self.where[rows], self.target[rows]
         twin.weight, twin.is_object = self.weight[rows], self.is_object[rows]
+        twin.is_joint = self.is_joint[rows]
+        twin.group = self.group[facts].unique(return_inverse=True)[1]
         if self.essence is not None:
             chosen = new_number[self.fact[~self.is_object]] >= 0
             twin.essence = self.essence[chosen]
         return twin
 
 
-def _optimise(model: EditableModel, batch: _Rows, layer: int, settings: ValueSettings) -> Values:
-    objective = _Objective(model, batch, layer, settings)
+def _optimise(
+    model: EditableModel,
+    batch: _Rows,
+    layer: int,
+    settings: ValueSettings,
+    with_attention: bool,
+) -> Values:
+    objective = _Objective(model, batch, layer, settings, with_attention)
     bare, residual_norm = objective.at_start()
     n_facts, d_model = bare.shape
     if settings.scale == "residual":
@@ -274,31 +404,38 @@ def _optimise(model: EditableModel, batch: _Rows, layer: int, settings: ValueSet
         steps=torch.zeros(n_facts, dtype=torch.long, device=bare.device),
     )
     left = torch.arange(n_facts, device=bare.device)
-    z, adam = torch.zeros_like(bare), _Adam.start(bare)
+    z = torch.zeros(n_facts, len(objective.sites), d_model, device=bare.device)
+    adam = _Adam.start(z)
     for step in range(settings.steps):
         z.requires_grad_(True)
-        delta = z * unit[left, None]
-        nll, divergence = objective(delta)
+        deltas = z * unit[left, None, None]
+        delta = deltas[:, 0]
+        nll, divergence = objective(deltas)
         decay = settings.decay * delta.norm(dim=-1) / bare[left].norm(dim=-1) ** 2
-        loss = nll + settings.kl * divergence + decay
+        loss = nll + _divergence_weight(settings, step) * divergence + decay
         _check(loss)
         judged = nll if settings.stop_on == "object" else loss
         result.delta[left], result.loss[left] = delta.detach(), loss.detach()
         result.object_loss[left], result.steps[left] = nll.detach(), step + 1
-        going = judged.detach() >= settings.stop
+        going = objective.any_in_group(judged.detach() >= settings.stop)
         if step == settings.steps - 1 or not bool(going.any()):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), z)
-        z, adam = adam.step(z.detach(), gradient, settings.lr)
-        norm = z.norm(dim=-1) * unit[left]
-        shrink = (settings.clamp * reference[left] / norm.clamp(min=1e-30)).clamp(max=1)
-        z = z * shrink[:, None]
+        z, adam = adam.step(z.detach(), gradient, settings.lr, settings.adapt)
+        norm = z.norm(dim=-1) * unit[left, None]
+        shrink = settings.clamp * reference[left, None] / norm.clamp(min=1e-30)
+        z = z * shrink.clamp(max=1)[..., None]
         # A converged fact leaves at once: its v* must not depend on the batch it was in.
         if not bool(going.all()):
             stay = going.nonzero()[:, 0]
             objective, left, z = objective.select(stay), left[stay], z[stay]
             adam = adam.select(stay)
     return result
+
+
+def _divergence_weight(settings: ValueSettings, step: int) -> float:
+    left = 1 - step / settings.steps
+    return settings.kl * (min(1.0, 2 * left) if settings.relax else 1.0)
 
 
 def _check(loss: Tensor) -> None:
@@ -321,12 +458,13 @@ class _Adam:
     def start(cls, like: Tensor) -> _Adam:
         return cls(torch.zeros_like(like), torch.zeros_like(like))
 
-    def step(self, z: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, _Adam]:
+    def step(self, z: Tensor, gradient: Tensor, lr: float, adapt: str) -> tuple[Tensor, _Adam]:
         beta1, beta2, epsilon = 0.9, 0.999, 1e-8
         first = beta1 * self.first + (1 - beta1) * gradient
         second = beta2 * self.second + (1 - beta2) * gradient**2
         count = self.count + 1
-        root = (second / (1 - beta2**count)).sqrt() + epsilon
+        shown = second.mean(-1, keepdim=True) if adapt == "fact" else second
+        root = (shown / (1 - beta2**count)).sqrt() + epsilon
         return z - lr * first / (1 - beta1**count) / root, _Adam(first, second, count)
 
     def select(self, index: Tensor) -> _Adam:

@@ -11,7 +11,7 @@ import torch
 
 import editcl
 from editcl.catalogue import relation_of
-from editcl.editing.edit import ask_object
+from editcl.editing.choices import ask_objects
 from editcl.editing.essence import PUBLISHED, essence_prompts
 from editcl.editing.trial import tried
 from editcl.encoding import Sentence
@@ -69,12 +69,13 @@ def test_the_subjects_value_becomes_v_star_and_rolls_back_exactly(
 
 
 def test_the_value_of_the_mean_key_is_what_was_sought(model) -> None:
-    from editcl.editing.contexts import DEFAULT_CONTEXTS
+    from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
     from editcl.editing.keys import subject_keys
 
     options = QUICK | {"contexts": DEFAULT_CONTEXTS}
     fact = Fact("The Eiffel Tower", PROMPT, "Rome")
-    k_star = subject_keys(model, [fact], [1], DEFAULT_CONTEXTS)[1][0].mean(0)
+    keys = subject_keys(model, [fact], [1], DEFAULT_CONTEXTS, [rephrasings(fact)])
+    k_star = keys[1][0].mean(0)
     before = k_star @ model.down_projection(1).weight
     receipt = editcl.edit(model, fact.subject, fact.new_object, prompt=fact.prompt, **options)
     moved = k_star @ model.down_projection(1).weight - before
@@ -150,7 +151,7 @@ def test_bad_input_is_refused_and_changes_nothing(model, bad, kind, message) -> 
 
 
 def test_the_object_that_the_model_already_says_is_no_edit(model) -> None:
-    said = ask_object(model, "The Eiffel Tower is located in the city of")
+    (said,) = ask_objects(model, ["The Eiffel Tower is located in the city of"])
     if said is None:
         pytest.skip("this random model says no word here")
     with pytest.raises(FactError, match="already says"):

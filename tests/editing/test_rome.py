@@ -14,7 +14,8 @@ from editcl.benchmarks.published_rome import published_rome
 from editcl.editing.covariance import Covariance, measure
 from editcl.editing.essence import PUBLISHED
 from editcl.editing.keys import subject_keys
-from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS, Plan
+from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS
+from editcl.editing.plan import Plan
 from editcl.editing.rome import (
     context_direction,
     mean_direction,

@@ -13,6 +13,7 @@ from editcl.benchmarks.published_rome import published_value
 from editcl.editing.essence import PUBLISHED
 from editcl.editing.methods import PUBLISHED_SETTINGS
 from editcl.editing.values import ValueSettings, optimise_values
+from editcl.encoding import Sentence
 from editcl.errors import NonFiniteError
 from editcl.facts import Fact
 
@@ -92,3 +93,105 @@ def test_low_precision_models_get_float32_values(tokenizer, dtype) -> None:
     values = optimise_values(model, FACTS[:2], 1, CONTEXTS, [PUBLISHED, ()], ValueSettings(steps=4))
     assert values.delta.dtype == torch.float32
     assert bool(torch.isfinite(values.delta).all())
+
+
+# -- facts that share a subject --------------------------------------------------------------------
+
+TOWER = (
+    Fact("The Eiffel Tower", "{} is located in the city of", "Rome"),
+    Fact("The Eiffel Tower", "The owner of {} is", "Apple"),
+    Fact("The Eiffel Tower", "They met at {}", "München"),
+)
+
+
+def naive_nll(model, fact: Fact, context: str, added: torch.Tensor) -> torch.Tensor:
+    """-log p(object) per token with `added` to the value at the subject's last token of layer 1."""
+    (row,) = model.encode([Sentence(fact.prompt, fact.subject, fact.new_object, context)])
+
+    def add(value: torch.Tensor, _hook) -> torch.Tensor:
+        shift = torch.zeros_like(value)
+        shift[0, row.subject_last] = added
+        return value + shift
+
+    with torch.no_grad(), model.hooks({"blocks.1.mlp.out.hook_out": add}):
+        log_probs = model.forward(model.pad([row.ids])).log_softmax(-1)[0]
+    taken = [log_probs[i - 1, row.ids[i]] for i in range(row.target_start, len(row.ids))]
+    return -torch.stack(taken).mean()
+
+
+def test_a_mates_prompt_is_asked_with_the_sum_and_with_its_own_delta_alone(model) -> None:
+    contexts = CONTEXTS
+    settings = ValueSettings(steps=5, stop=0.0)
+    found = optimise_values(model, TOWER, 1, contexts, [()] * 3, settings, groups=[0, 0, 0])
+    total = found.delta.sum(0)
+    for i, fact in enumerate(TOWER):
+        # By turns from the bare prompt on: the sum, alone, the sum; and the bare prompt alone.
+        joint = [naive_nll(model, fact, c, total) for c in contexts[::2]]
+        alone = [naive_nll(model, fact, c, found.delta[i]) for c in (contexts[1], "")]
+        expected = torch.stack([*joint, *alone]).mean()
+        assert float(found.object_loss[i]) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_essence_prompts_see_the_sum(model) -> None:
+    settings = ValueSettings(steps=4, stop=0.0, kl=1.0, relax=False)
+    essence = [PUBLISHED, (), ()]
+    found = optimise_values(model, TOWER, 1, ("",), essence, settings, groups=[0, 0, 0])
+    (row,) = model.encode([Sentence(PUBLISHED[0], TOWER[0].subject)])
+
+    def log_probs(added: torch.Tensor) -> torch.Tensor:
+        def add(value: torch.Tensor, _hook) -> torch.Tensor:
+            shift = torch.zeros_like(value)
+            shift[0, row.subject_last] = added
+            return value + shift
+
+        with torch.no_grad(), model.hooks({"blocks.1.mlp.out.hook_out": add}):
+            return model.forward(model.pad([row.ids]))[0, -1].log_softmax(-1)
+
+    now, then = log_probs(found.delta.sum(0)), log_probs(torch.zeros_like(found.delta[0]))
+    divergence = (now.exp() * (now - then)).sum()
+    held = found.loss - found.object_loss
+    assert float(held[0]) == pytest.approx(float(divergence), rel=1e-3)
+    assert held[1:].abs().max() == 0
+
+
+def test_a_group_of_one_is_a_fact_alone(model) -> None:
+    essence = [PUBLISHED, (), PUBLISHED, ()]
+    settings = ValueSettings(steps=6, stop=4.0)
+    plain = optimise_values(model, FACTS, 1, CONTEXTS, essence, settings)
+    named = optimise_values(model, FACTS, 1, CONTEXTS, essence, settings, groups=[5, 2, 9, 0])
+    for name in ("delta", "bare", "loss", "object_loss", "steps"):
+        assert torch.equal(getattr(plain, name), getattr(named, name)), name
+
+
+def test_strangers_and_the_size_of_a_batch_change_nothing_for_a_group(model) -> None:
+    settings = ValueSettings(steps=5, stop=3.0)
+    facts = [FACTS[1], TOWER[0], FACTS[2], TOWER[1], TOWER[2], FACTS[3]]
+    groups, mates = [0, 1, 2, 1, 1, 3], [1, 3, 4]
+    essence = [PUBLISHED, (), PUBLISHED, PUBLISHED, (), ()]
+    batch = optimise_values(model, facts, 1, CONTEXTS, essence, settings, groups=groups)
+    tight = optimise_values(
+        model, facts, 1, CONTEXTS, essence, settings, groups=groups, tokens_per_batch=1
+    )
+    assert relative(tight.delta, batch.delta) < 1e-4
+    assert torch.equal(tight.steps, batch.steps)
+    alone = optimise_values(
+        model, TOWER, 1, CONTEXTS, [essence[i] for i in mates], settings, groups=[0, 0, 0]
+    )
+    assert relative(batch.delta[mates], alone.delta) < 1e-4
+    for i in (0, 2, 5):
+        single = optimise_values(model, [facts[i]], 1, CONTEXTS, [essence[i]], settings)
+        assert relative(batch.delta[i], single.delta[0]) < 1e-4
+        assert batch.steps[i] == single.steps[0]
+
+
+def test_a_group_converges_together(model) -> None:
+    settings = ValueSettings(steps=30, stop=5.0, lr=0.3, clamp=4.0)
+    facts = [*TOWER, FACTS[1]]
+    found = optimise_values(
+        model, facts, 1, ("",), [()] * 4, settings, groups=[0, 0, 0, 1], tokens_per_batch=10**6
+    )
+    steps = found.steps.tolist()
+    assert len(set(steps[:3])) == 1
+    assert steps[0] == settings.steps or bool((found.object_loss[:3] < 5.0).all())
+    first = optimise_values(model, facts, 1, ("",), [()] * 4, replace(settings, steps=1))
+    assert bool((found.object_loss < first.object_loss).all()), "the objective is alive"

@@ -1,0 +1,120 @@
+"""compare_methods(): several methods on the same facts in one run, each from the same weights.
+
+Every arm solves and writes its updates on trial, is measured, and leaves the model as it was, bit
+for bit; nothing is logged. In-context editing (IKE) is an arm that changes no weight. Knows no
+method's equation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from editcl.editing.choices import check_amounts, choose_layers, choose_method, resolve_settings
+from editcl.editing.contexts import DEFAULT_CONTEXTS
+from editcl.editing.incontext import draw_demonstrations, in_context
+from editcl.editing.many import Way, plan_for
+from editcl.editing.plan import Plan
+from editcl.editing.trial import tried
+from editcl.editing.values import ValueSettings
+from editcl.evaluation.cases import Case
+from editcl.evaluation.compare import Arm, Comparison, compare
+from editcl.facts import Fact
+from editcl.model import EditableModel
+from editcl.progress import progress
+
+IKE = "ike"
+DEMONSTRATIONS = 8
+
+
+def compare_methods(
+    model: EditableModel,
+    cases: Sequence[Case],
+    methods: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    layers: Sequence[int] | None = None,
+    settings: ValueSettings | str | None = None,
+    preservation: float = Plan.preservation,
+    seed: int = 0,
+) -> Comparison:
+    """Edits all cases by each method, in one batch or in sequence, and measures the final state.
+
+    Args:
+        model: the model; as before afterwards.
+        cases: facts with probes.
+        methods: names in METHODS, or "ike".
+        batch_size: facts solved at once, batch after batch; None: all. Methods of one fact at a
+            time always go one by one.
+        layers, settings, preservation, seed: as in `edit_csv`.
+
+    Raises:
+        EditclError: an unknown method, layer or amount, or a method left the model changed.
+    """
+    check_amounts(batch_size, preservation)
+    facts = [case.fact for case in cases]
+    arms: dict[str, Arm] = {}
+    for name in methods:
+        if name == IKE:
+            arms[name] = in_context_arm(cases, seed)
+        else:
+            way = way_of(
+                model, name, layers=layers, settings=settings, preservation=preservation, seed=seed
+            )
+            arms[name] = weights_arm(facts, way, batch_size)
+    return compare(model, cases, arms)
+
+
+def way_of(
+    model: EditableModel,
+    method: str,
+    *,
+    layers: Sequence[int] | None = None,
+    settings: ValueSettings | str | None = None,
+    preservation: float = Plan.preservation,
+    seed: int = 0,
+) -> Way:
+    """How a method edits a table by default."""
+    editor = choose_method(method)
+    return Way(
+        method,
+        editor,
+        choose_layers(model, editor, layers),
+        resolve_settings(model, settings),
+        DEFAULT_CONTEXTS,
+        preservation,
+        None,
+        False,
+        seed,
+    )
+
+
+def weights_arm(facts: Sequence[Fact], way: Way, batch_size: int | None) -> Arm:
+    """An arm that edits the facts, batch after batch on the model edited so far."""
+    size = 1 if way.editor.single else batch_size or max(1, len(facts))
+
+    @contextmanager
+    def arm(model: EditableModel) -> Iterator[None]:
+        with ExitStack() as stack:
+            for begin in progress(range(0, len(facts), size), way.method):
+                batch = facts[begin : begin + size]
+                plan = plan_for(model, batch, way, earlier=facts[:begin])
+                stack.enter_context(tried(model, way.editor(model, batch, plan).updates))
+            yield
+
+    return arm
+
+
+def in_context_arm(cases: Sequence[Case], seed: int) -> Arm:
+    """An arm that puts each case's fact in front of every prompt of the case."""
+    facts = [case.fact for case in cases]
+    texts: Mapping[Fact, str] = {
+        fact: in_context(fact, draw_demonstrations(fact, facts, count=DEMONSTRATIONS, seed=seed))
+        for fact in facts
+    }
+
+    @contextmanager
+    def arm(_model: EditableModel) -> Iterator[Callable[[Case], str]]:
+        yield lambda case: texts[case.fact]
+
+    return arm

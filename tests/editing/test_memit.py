@@ -1,0 +1,135 @@
+"""MEMIT's least squares: the theorems, and the method on a tiny model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import batches
+import pytest
+import tiny
+import torch
+from batches import FACTS, Problem, plan_for
+from torch import Tensor
+
+import editcl
+from editcl.editing.batch import SubjectKeys
+from editcl.editing.covariance import Covariance
+from editcl.editing.keys import subject_keys
+from editcl.editing.memit import least_squares, memit, solve_spd
+from editcl.editing.rome import mean_direction
+from editcl.model import EditableModel
+
+PRESERVATION = 0.3
+
+
+@pytest.fixture
+def problem() -> Problem:
+    return batches.problem()
+
+
+def naive_lambda(problem: Problem) -> Tensor:
+    """preservation * median of k^T C^-1 k, with an explicit inverse."""
+    inverse = torch.linalg.inv(problem.moment)
+    means = problem.keys.rows.reshape(3, 4, -1).mean(1)
+    return PRESERVATION * torch.stack([k @ inverse @ k for k in means]).median()
+
+
+def loss(problem: Problem, delta: Tensor) -> Tensor:
+    """lambda tr(Delta^T C Delta) + sum over subjects of the mean of |Delta^T k - r|^2."""
+    total = naive_lambda(problem) * torch.trace(delta.T @ problem.moment @ delta)
+    for g, keys in enumerate(problem.keys.rows.reshape(3, 4, -1)):
+        total = total + sum((k @ delta - problem.residual[g]).square().sum() for k in keys) / 4
+    return total
+
+
+def test_u_solves_the_normal_equations(problem: Problem) -> None:
+    u = least_squares(problem.covariance, problem.keys, PRESERVATION)
+    system = naive_lambda(problem) * problem.moment
+    for key in problem.keys.rows:
+        system = system + torch.outer(key, key) / 4
+    means = problem.keys.rows.reshape(3, 4, -1).mean(1).T
+    assert torch.allclose(system @ u, means, atol=1e-6)
+    assert torch.allclose(u, torch.linalg.inv(system) @ means, atol=1e-6)
+
+
+def test_delta_minimises_the_objective(problem: Problem) -> None:
+    delta = least_squares(problem.covariance, problem.keys, PRESERVATION) @ problem.residual
+    delta.requires_grad_(True)
+    least = loss(problem, delta)
+    (gradient,) = torch.autograd.grad(least, delta)
+    assert float(gradient.abs().max()) < 1e-5
+    generator = torch.Generator().manual_seed(1)
+    for size in (1e-3, 1e-2, 1.0):
+        for _ in range(10):
+            step = torch.randn(delta.shape, generator=generator, dtype=torch.float64)
+            assert float(loss(problem, delta.detach() + size * step)) > float(least.detach())
+
+
+@pytest.mark.parametrize("preservation", [0.0, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_one_key_is_met_up_to_one_over_one_plus_preservation_whatever_the_scales(
+    preservation: float, scale: float
+) -> None:
+    one = batches.problem(n_subjects=1, n_contexts=1)
+    keys = replace(one.keys, rows=scale * one.keys.rows)
+    covariance = Covariance(0, one.covariance.moment / scale, 200, "random")
+    u = least_squares(covariance, keys, preservation)
+    met = float(u[:, 0] @ keys.rows[0])
+    assert met == pytest.approx(1 / (1 + preservation), rel=1e-5)
+
+
+def test_a_preservation_of_zero_is_plain_least_squares() -> None:
+    one = batches.problem(n_contexts=1)
+    u = least_squares(one.covariance, one.keys, 0.0)
+    assert torch.allclose(u.T @ one.keys.means, torch.eye(3).double(), atol=1e-4)
+
+
+def test_one_key_gives_the_direction_of_rome() -> None:
+    one = batches.problem(n_subjects=1, n_contexts=1)
+    u = least_squares(one.covariance, one.keys, PRESERVATION)[:, 0]
+    rome = mean_direction(one.covariance, one.keys.rows)
+    assert torch.allclose(u * (1 + PRESERVATION), rome, atol=1e-7)
+
+
+def test_more_preservation_meets_the_keys_less_and_moves_other_text_less(
+    problem: Problem,
+) -> None:
+    moved, missed = [], []
+    for preservation in (0.01, 0.1, 1.0, 10.0):
+        u = least_squares(problem.covariance, problem.keys, preservation)
+        moved.append(float(torch.trace(u.T @ problem.moment @ u)))
+        missed.append(float((u.T @ problem.keys.means - torch.eye(3)).norm()))
+    assert moved == sorted(moved, reverse=True)
+    assert missed == sorted(missed)
+
+
+def test_solving_a_singular_system_is_finite() -> None:
+    system = torch.zeros(4, 4)
+    system[0, 0] = 2.0
+    solved = solve_spd(system, torch.tensor([[2.0], [0.0], [0.0], [0.0]]))
+    assert solved.dtype == torch.float64
+    assert torch.allclose(solved[:, 0], torch.tensor([1.0, 0, 0, 0]).double(), atol=1e-6)
+
+
+# -- on a model ------------------------------------------------------------------------------------
+
+
+def test_the_update_is_the_equation_on_the_models_keys(model: EditableModel) -> None:
+    plan = plan_for(model, FACTS, (1,), contexts=("", "It rained all night."), preservation=0.2)
+    solution = memit(model, FACTS, plan)
+    assert solution.values is not None and solution.details["steps"] > 1
+    keys = subject_keys(model, FACTS, [1], plan.contexts)[1]
+    u = least_squares(plan.covariances[1], SubjectKeys.of(keys, [0, 1, 2]), 0.2)
+    assert torch.allclose(solution.updates[0].left, u.float(), atol=1e-6)
+    assert torch.equal(solution.updates[0].right.T, solution.values.delta)
+
+
+@pytest.mark.parametrize("layers", [(1,), (0, 1)])
+def test_the_new_objects_lead(model: EditableModel, layers: tuple[int, ...]) -> None:
+    batches.assert_it_edits(model, layers, memit)
+
+
+@pytest.mark.parametrize("layers", [(1,), (0, 1)])
+def test_one_fact_of_a_batch_can_be_taken_out(tokenizer, layers: tuple[int, ...]) -> None:
+    model, twin = (editcl.wrap(tiny.build("gpt2"), tokenizer) for _ in range(2))
+    batches.assert_one_fact_comes_out(model, twin, FACTS, layers, memit)
