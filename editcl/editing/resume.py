@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from editcl import __version__
 from editcl.editing.covariance import cache_folder
 from editcl.model import EditableModel, tensor_bytes
 
@@ -40,7 +40,7 @@ class Checkpoint:
             model: its weights as they are now are part of the name.
             question: JSON-able: everything else that the result depends on.
         """
-        where = [__version__, torch.__version__, str(model.device), str(model.hf.config)]
+        where = [version("editcl"), torch.__version__, str(model.device), str(model.hf.config)]
         digest = hashlib.sha256(json.dumps([where, question], sort_keys=True, default=str).encode())
         for name, parameter in sorted(model.hf.named_parameters()):
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())

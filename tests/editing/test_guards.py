@@ -22,12 +22,12 @@ NAN = float("nan")
 def test_a_healthy_model_is_left_alone() -> None:
     assert WELL.verdict(Guard()) is None
     assert replace(WELL, retention=None).verdict(Guard()) is None
-    on_the_limit = replace(WELL, growth=2.0, divergence=1.0, retention=0.5)
+    on_the_limit = replace(WELL, growth=1000.0, divergence=1.0, retention=0.5)
     assert on_the_limit.verdict(Guard()) is None
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"growth": 2.5}, "have moved by 2.50 of their norm (limit 2)"),
+    ({"growth": 1001.0}, "have moved by 1001.00 of their norm (limit 1000)"),
     ({"divergence": 1.25}, "1.25 nats per token (limit 1)"),
     ({"retention": 0.25}, "only 25% of sampled earlier edits hold (limit 50%)"),
     ({"growth": NAN}, "moved by nan"),

@@ -16,6 +16,7 @@ from editcl.editing.resume import Checkpoint
 from editcl.editing.values import ValueSettings
 from editcl.errors import EditclError, LogError, NonFiniteError, TableError
 from editcl.evaluation import catalogue_cases
+from editcl.evaluation.damage import general_texts
 from editcl.facts import Fact
 from editcl.log import EditLog
 from editcl.log.store import Store
@@ -337,8 +338,8 @@ def embedded():
 def test_a_table_is_edited_and_a_guard_finds_the_model_well(embedded, tmp_path) -> None:
     facts, base = [case.fact for case in catalogue_cases(6, seed=3)], state(embedded)
     assert not any(leads(embedded, facts))
-    path, guard = table(tmp_path / "facts.csv", facts), Guard(max_growth=None)
-    report = editcl.edit_csv(embedded, path, settings=QUICK, guard=guard)
+    path, guard = table(tmp_path / "facts.csv", facts), Guard()
+    report = editcl.edit_csv(embedded, path, settings=QUICK, guard=guard, corpus=general_texts())
     assert report.stopped is None and report.efficacy == 1.0 and len(report.entries) == 1
     (health,) = report.health
     assert health.retention == 1.0 and health.divergence < 0.2
@@ -353,7 +354,7 @@ def test_missing_prompts_and_old_objects_are_found_out(embedded, tmp_path) -> No
     path.write_text(
         "subject,new_object,prompt\nNigeria,Accra,\nGhana,Abuja,capital\nAlgeria,Algiers,capital\n"
     )
-    report = editcl.edit_csv(embedded, path, settings=QUICK, guard=None)
+    report = editcl.edit_csv(embedded, path, settings=QUICK, guard=None, corpus=general_texts())
     assert [row.status for row in report.rows] == ["edited", "edited", "already said"]
     assert len({row.fact.prompt for row in report.rows}) == 1
     assert [row.fact.old_object for row in report.rows[:2]] == ["Abuja", "Accra"]
