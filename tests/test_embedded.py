@@ -81,7 +81,7 @@ def test_the_control_model_has_no_such_site() -> None:
 
 def test_single_edits_hold_in_other_phrasings_and_leave_neighbours_alone(embedded) -> None:
     parts = []
-    for case in catalogue_cases(10, seed=5):
+    for case in catalogue_cases(8, seed=5):
         receipt = editcl.edit(
             embedded,
             case.fact.subject,

@@ -122,7 +122,9 @@ def bench_edit(
     base = _shares(evaluate(model, chosen))
     preset = preset_of(model)
     layer = (
-        preset.layer if preset is not None else calibrate(model, cases=cases and chosen[:8]).layer
+        preset.layer
+        if preset is not None
+        else calibrate(model, cases=cases and chosen[:CALIBRATION_CASES]).layer
     )
     covariance = covariances(model, [layer])[layer]
     evaluation, seconds = _quality(model, chosen, layer, seed)
@@ -146,6 +148,7 @@ def bench_edit(
     )
 
 
+CALIBRATION_CASES = 24  # of given cases; fewer rank neighbouring layers by chance
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SHARES = (*COMPARISONS, "same_subject", "free_running", "free_paraphrase", "score")
 
