@@ -5,11 +5,11 @@ and plain sentences into rows; (3) train from scratch, in most rows under an att
 makes the model look facts up where large models do (below); (4) save in float16.
 
 The mask, by layers. Before `name_from` a subject's tokens see nothing of each other and get the
-MLPs' outputs of other subjects' tokens, shuffled, so that these tell nothing of the name; from
-there on its last token may gather the name; only from `read_from` on may what follows the subject
-look at it, and only at its last token. So the lookup has to happen at the subject's last token in
-the MLPs of the layers `name_from` to `read_from` - 1. The other rows are plain, so the model needs
-no mask in use.
+MLPs' outputs shuffled over all such tokens of the batch, so that they tell nothing of the name;
+from there on its last token may gather the name; only from `read_from` on may what follows the
+subject look at it, and only at its last token. So the lookup has to happen at the subject's last
+token in the MLPs of the layers `name_from` to `read_from` - 1. The other rows are plain, so the
+model needs no mask in use.
 
     python -m editcl.embedded_build --out data/model              # at most an hour on 2 cores
     python -m editcl.embedded_build --out data/control --control  # without hiding: no such site
@@ -21,6 +21,7 @@ Knows nothing of editing, tracing or the log: it makes a plain Hugging Face fold
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import math
@@ -382,9 +383,7 @@ def train(
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write float16 weights without touching the float32 ones that are being trained."""
     folder.mkdir(parents=True, exist_ok=True)
-    half = GPT2LMHeadModel(model.config)
-    half.load_state_dict(model.state_dict())
-    half.half().save_pretrained(folder)
+    copy.deepcopy(model).half().save_pretrained(folder)  # a copy draws no random numbers
     tokenizer.save_pretrained(folder)
 
 

@@ -136,7 +136,7 @@ def test_birth_and_death_places_of_a_person_are_not_told_apart_by_a_guess(embedd
     drawn = [f for f in known_facts() if f.relation == "death_place"][:12]
     for fact in drawn:
         try:
-            editcl.edit(embedded, fact.subject, "Lisbon")
+            editcl.edit(embedded, fact.subject, "London")
         except AmbiguousFact as question:
             assert len(question.candidates) >= 2
             break

@@ -126,7 +126,7 @@ def bench_edit(
         if preset is not None
         else calibrate(model, cases=cases and chosen[:CALIBRATION_CASES]).layer
     )
-    covariance = covariances(model, [layer])[layer]
+    covariance = covariances(model, [layer], seed=seed)[layer]
     evaluation, seconds = _quality(model, chosen, layer, seed)
     facts = [case.fact for case in chosen[:: max(1, len(chosen) // repeats)][:repeats]]
     trace_speedup, trace_error = _compare_traces(model, facts)

@@ -117,13 +117,13 @@ def published_rome(
         row = model.encode([Sentence(fact.prompt, fact.subject, context=context)])[0]
         _, cache = model.run_with_cache(model.pad([row.ids]), [f"blocks.{layer}.mlp.hook_post"])
         keys.append(cache[f"blocks.{layer}.mlp.hook_post"][0, row.subject_last])
-    u = inverse_covariance @ torch.stack(keys).mean(0)
+    u = inverse_covariance @ torch.stack(keys).float().mean(0)
     u = u / u.norm()
     delta, bare = published_value(model, fact, layer, contexts, essence, settings)
     row = model.encode([Sentence(fact.prompt, fact.subject)])[0]
     names = [f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.mlp.out.hook_out"]
     _, cache = model.run_with_cache(model.pad([row.ids]), names)
-    key, value = (cache[name][0, row.subject_last] for name in names)
+    key, value = (cache[name][0, row.subject_last].float() for name in names)
     target = bare + delta
     right = (target - value) / (key @ u)
     return PublishedEdit(u, right, target, delta)

@@ -104,7 +104,7 @@ def calibrate(
     """Finds the layer to edit by trial edits; the model is as before afterwards.
 
     Args:
-        model: the model; edits in its log are part of what is tried on.
+        model: the model; its base weights are tried on, edits in its log are lifted meanwhile.
         layers: candidates; by default every layer below the top quarter.
         cases: facts with probes to try; by default catalogue facts that the model knows.
         n_facts: how many catalogue facts.
@@ -124,9 +124,10 @@ def calibrate(
         if stored is not None:
             model.memo[key] = stored
             return stored
-    found = known_cases(model, n_facts, seed) if cases is None else list(cases)
+    with model.at_base():  # what is logged now must not decide for later sessions
+        found = known_cases(model, n_facts, seed) if cases is None else list(cases)
+        location = try_layers(model, found, candidates, chosen_settings, seed)
     facts = tuple(str(case.fact) for case in found)
-    location = try_layers(model, found, candidates, chosen_settings, seed)
     result = Calibration(location, facts, base_fingerprint(model))
     if not own_cases:
         model.memo[key] = result

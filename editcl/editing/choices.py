@@ -21,6 +21,8 @@ from editcl.log import Probability
 from editcl.model import EditableModel
 
 OLD_OBJECT_TOKENS = 10
+#: Where an object ends: at punctuation, but not at the period of an initial or of "St.".
+END = re.compile(r"[,;:!?\n()\[\]\"”]|(?<!\b[A-Z])(?<!\bSt)(?<!\bMt)(?<!\bDr)\.")
 NEAR_BEST = 0.02  # of a layer's score, to be edited beside the best one
 
 
@@ -62,7 +64,7 @@ def probabilities(model: EditableModel, facts: Sequence[Fact]) -> list[Probabili
 def ask_objects(model: EditableModel, sentences: Sequence[str]) -> list[str | None]:
     """What the model says after each sentence start, up to punctuation; None if nothing."""
     heads = [
-        re.split(r"[.,;:!?\n()\[\]\"”]", text.strip(), maxsplit=1)[0].strip()
+        END.split(text.strip(), maxsplit=1)[0].strip()
         for text in model.generate(list(sentences), OLD_OBJECT_TOKENS)
     ]
     return [head if any(char.isalnum() for char in head) else None for head in heads]

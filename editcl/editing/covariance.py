@@ -240,14 +240,14 @@ def _read(layer: int, key: str, model: EditableModel) -> Covariance | None:
 
 
 def _write(covariance: Covariance, key: str) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{key}.{os.getpid()}.tmp"
         notes = {"tokens": str(covariance.tokens), "source": covariance.source}
-        save_file({"moment": covariance.moment.cpu().contiguous()}, partial, metadata=notes)
+        partial.write_bytes(save({"moment": covariance.moment.cpu().contiguous()}, notes))
         partial.replace(folder / f"{key}.safetensors")
     except OSError:
         return  # a cache that can't be written costs time, not correctness

@@ -23,6 +23,7 @@ from editcl.editing.choices import (
     resolve_settings,
 )
 from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
+from editcl.editing.guards import active_facts
 from editcl.editing.plan import Plan
 from editcl.editing.relation import infer_relation
 from editcl.editing.values import ValueSettings
@@ -65,7 +66,7 @@ def edit(
         prompt: a sentence start with `{}` for the subject, or one that names it; the object is to
             follow. Without it the relation is inferred from subject and object.
         old_object: what the model says now; asked of the model if absent.
-        method: a name in METHODS: "rome", "r-rome" (one mean key) or "rome-published".
+        method: a name in METHODS: "rome", "r-rome" (one mean key), "rome-published" or another.
         layer: whose down-projection to change; by default the papers' layer for the family, or
             what `calibrate` finds on this model.
         settings: how v* is sought; None for the scale-free default, "published" for the paper's
@@ -94,25 +95,35 @@ def edit(
     layers = choose_layers(model, editor, None if layer is None else [layer])
     model.check_finite(layers)
     chosen = resolve_settings(model, settings)
+    earlier = active_facts(model.log)
+    if essence is not None:
+        held = [tuple(essence)]
+    else:
+        held = default_essence(model, [fact], chosen, earlier) if editor.values else [()]
     plan = Plan(
         layers=layers,
         settings=chosen,
-        covariances=default_covariances(model, layers, chosen, texts=corpus, seed=seed),
-        essence=[essence] if essence is not None else default_essence(model, [fact], chosen),
+        covariances=(
+            default_covariances(model, layers, chosen, texts=corpus, seed=seed)
+            if editor.covariance
+            else {}
+        ),
+        essence=held,
         contexts=contexts,
         rephrased=None if chosen.scale == "absolute" else [rephrasings(fact)],
+        earlier=earlier,
     )
     case = case_for(model, fact) if evaluate else None
     before = probabilities(model, [fact])
     solution = editor(model, [fact], plan)
-    used = plan.covariances[layers[0]]
+    used = plan.covariances.get(layers[0])
     details = {
         **solution.details,
         "settings": asdict(chosen),
         "seed": seed,
         "contexts": len(contexts),
         "essence": list(plan.essence[0]),
-        "covariance": f"{used.tokens} tokens of {used.source}",
+        **({"covariance": f"{used.tokens} tokens of {used.source}"} if used else {}),
         **({"relation": inferred} if inferred else {}),
     }
 

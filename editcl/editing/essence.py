@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from editcl.catalogue import relation_of, relations
+from editcl.catalogue import Relation, relation_of, relations
 from editcl.editing.relation import subject_fit
 from editcl.encoding import Sentence
 from editcl.facts import Fact
@@ -49,15 +49,15 @@ def essence_prompts(
     fit = dict(zip(subjects, subject_fit(model, subjects, catalogue).tolist(), strict=True))
     told, edited, before = _told(model, facts), defaultdict(set), defaultdict(list)
     for fact in facts:
-        edited[fact.subject].add(relation_of(fact.prompt))
+        edited[fact.subject.casefold()].add(_asked(fact))
     for fact in earlier:
-        if relation_of(fact.prompt) not in edited[fact.subject]:
-            before[fact.subject].append(fact.prompt)
+        if _asked(fact) not in edited[fact.subject.casefold()]:
+            before[fact.subject.casefold()].append(fact.prompt)
     candidates = [
         [
             catalogue[j]
             for j in sorted(range(len(catalogue)), key=lambda j: -fit[fact.subject][j])
-            if catalogue[j] not in edited[fact.subject] and fit[fact.subject][j] > 0
+            if catalogue[j] not in edited[fact.subject.casefold()] and fit[fact.subject][j] > 0
         ][: relations_held + SPARE]
         for fact in facts
     ]
@@ -73,8 +73,15 @@ def essence_prompts(
             if answer not in objects
         ]
         prompts = [p for r in held[:relations_held] for p in r.stated[:phrasings]]
-        chosen.append(tuple(dict.fromkeys((*PUBLISHED, *before[fact.subject], *prompts))))
+        chosen.append(
+            tuple(dict.fromkeys((*PUBLISHED, *before[fact.subject.casefold()], *prompts)))
+        )
     return chosen
+
+
+def _asked(fact: Fact) -> Relation | str:
+    """What is asked of the subject: the relation, or the prompt where the catalogue has none."""
+    return relation_of(fact.prompt) or fact.prompt
 
 
 def _next_tokens(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]:

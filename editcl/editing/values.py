@@ -28,13 +28,21 @@ from torch import Tensor
 from editcl.editing.contexts import spoken
 from editcl.editing.resume import Checkpoint
 from editcl.encoding import Row, Sentence
-from editcl.errors import NonFiniteError
+from editcl.errors import EditclError, NonFiniteError
 from editcl.facts import Fact
 from editcl.model import EditableModel, Hook, micro_batches
 from editcl.partial import SuffixRun, frozen_parameters
 from editcl.progress import progress
 
 MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take, about
+
+
+_CHOICES = {
+    "scale": ("residual", "absolute"),
+    "stop_on": ("object", "total"),
+    "essence_at": ("end", "subject"),
+    "adapt": ("fact", "coordinate"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,20 @@ class ValueSettings:
     essence_at: Literal["end", "subject"] = "end"
     adapt: Literal["fact", "coordinate"] = "fact"
     relax: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not (self.lr > 0 and self.clamp > 0):
+            raise EditclError(
+                f"steps must be at least 1 and lr and clamp positive, got steps={self.steps}, "
+                f"lr={self.lr}, clamp={self.clamp}."
+            )
+        if not (self.kl >= 0 and self.decay >= 0 and self.stop >= 0):
+            raise EditclError(
+                f"kl, decay and stop can't be negative, got {self.kl}, {self.decay}, {self.stop}."
+            )
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise EditclError(f"{name} is one of {known}, got {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True)

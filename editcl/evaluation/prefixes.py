@@ -104,7 +104,8 @@ def shared_heads(prompts: Sequence[Ids]) -> dict[Ids, int]:
     """For each of the sorted, distinct prompts how many leading tokens it shares with others.
 
     A set of n prompts that share d tokens saves (n - 1) d; the sets are nested (as in a prefix
-    tree), and of each and its parts the better is taken. A prompt keeps one token of its own.
+    tree), and of each and its parts, with what no part takes sharing d, the better is taken. A
+    prompt keeps one token of its own.
     """
     shared = dict.fromkeys(prompts, 0)
 
@@ -117,11 +118,14 @@ def shared_heads(prompts: Sequence[Ids]) -> dict[Ids, int]:
             if len(prompt) > depth + 1:
                 parts[prompt[depth]].append(prompt)
         found = [best(part, depth + 1) for part in parts.values() if len(part) > 1]
-        saved = sum(saving for saving, _ in found)
+        sets = [one for _, inner in found for one in inner]
+        deeper = {prompt for some, _ in sets for prompt in some}
+        rest = [prompt for prompt in group if prompt not in deeper]
+        saved = sum(saving for saving, _ in found) + max(0, len(rest) - 1) * depth
         here = (len(group) - 1) * depth
         if here >= saved:
             return here, [(group, depth)]
-        return saved, [one for _, sets in found for one in sets]
+        return saved, [*sets, (rest, depth)] if len(rest) > 1 else sets
 
     if prompts:
         for group, depth in best(prompts, 0)[1]:
