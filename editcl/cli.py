@@ -7,6 +7,7 @@ command needs them, so that `--help` is instant.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -54,6 +55,9 @@ DEFAULT_LOG = Path("editcl-log")
 
 def main() -> None:
     """Runs the command line; user errors end it with a message and status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names in any script, on any terminal
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except EditclError as error:
@@ -240,7 +244,7 @@ def evaluate(
     kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
         None
     ),
-    limit: Annotated[int | None, typer.Option("--n", help="Rows at most.")] = None,
+    limit: Annotated[int | None, typer.Option("--n", min=1, help="Rows at most.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
@@ -270,7 +274,7 @@ def compare(
     kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
         None
     ),
-    limit: Annotated[int, typer.Option("--n", help="Facts at most.")] = 50,
+    limit: Annotated[int, typer.Option("--n", min=1, help="Facts at most.")] = 50,
     batch_size: Annotated[
         int | None, typer.Option(help="Facts solved at once; default: all.")
     ] = None,
@@ -443,7 +447,7 @@ def bench_edit(
     cases: Annotated[
         Path | None, typer.Option(help="Table of facts to edit; default: catalogue facts.")
     ] = None,
-    n_edits: Annotated[int, typer.Option("--n", help="Single edits.")] = 200,
+    n_edits: Annotated[int, typer.Option("--n", min=1, help="Single edits.")] = 200,
     repeats: Annotated[
         int, typer.Option(help="Facts that both sides of a comparison run on.")
     ] = 12,

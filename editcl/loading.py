@@ -53,7 +53,7 @@ def load(
         device: where to put it; None takes the first CUDA device if there is one, else the CPU.
         dtype: number format of the weights, as a torch dtype or its name; None keeps the
             checkpoint's, except that float16 becomes float32 on a CPU, which is slow and coarse
-            in float16.
+            in float16, and for the embedded model, which is then the same on every device.
         log: folder of a durable edit log; its active edits are applied. None keeps it in memory.
         trust_remote_code: run the Python code that some hub models bring along.
         revision: branch, tag or commit on the hub.
@@ -73,7 +73,7 @@ def load(
     with _as_is() if sys.stderr.isatty() and not embedded else _quiet():
         hf = _load_weights(source, options, wanted)
         tokenizer = _load_tokenizer(source, options)
-    if wanted is None and hf.dtype == torch.float16 and target.type == "cpu":
+    if wanted is None and hf.dtype == torch.float16 and (embedded or target.type == "cpu"):
         hf = hf.float()
     hf = hf.to(target)
     return wrap(hf, tokenizer, log=log, name="embedded" if embedded else str(source))

@@ -121,14 +121,13 @@ class EditableModel:
             raise EditclError(f"layer {layer} is out of range: the model has {self.n_layers}.")
         return self.map.projections[layer]
 
-    def check_finite(self, layers: Iterable[int]) -> None:
-        """Raises NonFiniteError if a down-projection holds NaN or infinity."""
-        for layer in layers:
-            projection = self.down_projection(layer)
-            if not bool(torch.isfinite(projection.parameter).all()):
+    def check_finite(self) -> None:
+        """Raises NonFiniteError if a parameter holds NaN or infinity."""
+        for name, parameter in self.hf.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
                 raise NonFiniteError(
-                    f"{projection.name} holds NaN or infinite values. The model is broken before "
-                    "the edit: reload it from its source."
+                    f"{name} holds NaN or infinite values. The model is broken before the edit: "
+                    "reload it from its source."
                 )
 
     def bridge(self) -> Any:

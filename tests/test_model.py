@@ -202,11 +202,22 @@ def test_layers_out_of_range_are_refused(model: EditableModel, layer: int) -> No
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused(model: EditableModel, value: float) -> None:
-    model.check_finite(range(model.n_layers))
+    model.check_finite()
     model.down_projection(1).weight[3, 4] = value
     with pytest.raises(NonFiniteError, match=r"h\.1\.mlp\.c_proj\.weight holds NaN or infinite"):
-        model.check_finite([0, 1])
-    model.check_finite([0, 2])
+        model.check_finite()
+
+
+def test_a_weight_that_no_edit_touches_must_be_finite_too(model: EditableModel) -> None:
+    with torch.no_grad():
+        model.hf.transformer.h[2].mlp.c_fc.weight[0, 0] = float("nan")
+    for run in (
+        lambda: editcl.edit(model, "Paris", "Rome", prompt="{} is in", layer=1),
+        lambda: editcl.edit_csv(model, [editcl.Fact("Paris", "{} is in", "Rome")], layers=[1]),
+    ):
+        with pytest.raises(NonFiniteError, match="c_fc.weight holds NaN"):
+            run()
+    assert not len(model.log)
 
 
 def test_the_name_and_sizes_can_be_read(model: EditableModel) -> None:

@@ -91,9 +91,9 @@ def edit(
     model = model if isinstance(model, EditableModel) else wrap(model, tokenizer)
     editor = choose_method(method)
     check_contexts(contexts)
+    model.check_finite()
     fact, inferred = _fact(model, subject, new_object, prompt, old_object)
     layers = choose_layers(model, editor, None if layer is None else [layer])
-    model.check_finite(layers)
     chosen = resolve_settings(model, settings)
     earlier = active_facts(model.log)
     if essence is not None:

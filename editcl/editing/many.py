@@ -133,6 +133,7 @@ def edit_csv(
     check_amounts(batch_size, preservation)
     chosen = resolve_settings(model, settings)
     table = read_table(source, kind=kind)
+    model.check_finite()
     settled = settle_rows(model, table)
     way = Way(
         method,
@@ -260,7 +261,6 @@ def edit_batch(
 ) -> Edit:
     """Solves one batch on the model as it is now, and logs it."""
     started = time.perf_counter()
-    model.check_finite(way.layers)
     plan = plan_for(model, facts, way)
     solution = way.editor(model, facts, plan)
     details = {

@@ -19,6 +19,7 @@ from editcl.facts import Fact
 from editcl.update import SHARED
 
 SHOWN_FACTS = 5
+TAKEN = 0.1  # the least p(new) of a fact that is said to have taken
 ROLLBACK, REAPPLY, EDIT = "rollback", "reapply", "edit"
 FRAME_COLUMNS = (
     "id", "fact", "subject", "prompt", "old_object", "new_object", "method", "layers",
@@ -93,6 +94,8 @@ class Edit:
             lines.append(f"  ... and {len(self.facts) - SHOWN_FACTS} more")
         for name, norm in self.relative_norms.items():
             lines.append(f"  |change| / |weight| {norm:.3g} in {one_line(name)}")
+        if self.untaken:
+            lines.append(f"  {self._advice()}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -107,6 +110,17 @@ class Edit:
         head = f"<b>Edit {html.escape(self.id)}</b>: {html.escape(self._summary())}"
         foot = f"<small>|change| / |weight| {html.escape(norms)}</small>" if norms else ""
         return f"<div>{head}<table>{''.join(rows)}</table>{foot}</div>"
+
+    @property
+    def untaken(self) -> tuple[int, ...]:
+        """Facts that the edit did not bring about: p(new) is still below `TAKEN`."""
+        return tuple(j for j, p in enumerate(self.after) if p.new < TAKEN)
+
+    def _advice(self) -> str:
+        return (
+            f"{len(self.untaken)} of {len(self.facts)} did not take: p(new) is below {TAKEN:g}. "
+            "The model may not know such names; roll it back, or try another prompt or layer."
+        )
 
     def _summary(self) -> str:
         count = f"{len(self.facts)} fact" + ("s" if len(self.facts) != 1 else "")

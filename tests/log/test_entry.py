@@ -107,3 +107,10 @@ def test_probabilities_must_be_finite_and_one_a_fact() -> None:
 def test_json_that_is_no_edit_is_a_plain_python_error(change: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         Edit.from_json("e0001", edit().to_json() | change)
+
+
+def test_a_receipt_says_when_an_edit_did_not_take() -> None:
+    assert edit().untaken == () and "did not take" not in repr(edit())
+    weak = edit(after=(Probability(0.1, 0.02),))
+    assert weak.untaken == (0,)
+    assert "1 of 1 did not take: p(new) is below 0.1" in repr(weak)
