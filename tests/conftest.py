@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import tiny
 import torch
@@ -27,6 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import editcl
 from editcl.model import EditableModel
+
+# No test judges time: a slow machine must not fail one.
+hypothesis.settings.register_profile("editcl", deadline=None)
+hypothesis.settings.load_profile("editcl")
 
 # Tiny tensors gain nothing from threads, and on a busy machine threads wait for each other.
 torch.set_num_threads(1)
