@@ -7,6 +7,7 @@ generation and peft keep working. It knows nothing of facts, methods or the log'
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,9 @@ class EditableModel:
         #: Results that depend on the base weights alone, under complete keys (see covariance.py).
         self.memo: dict[str, Any] = {}
         self.d_vocab = int(hf.get_input_embeddings().weight.shape[0])
+        # transformers 5.24 renamed the argument and the output.
+        renamed = "cache" in inspect.signature(type(hf).forward).parameters
+        self._cache_name = "cache" if renamed else "past_key_values"
         self.pad_id = tokenizer.pad_token_id
         if self.pad_id is None:
             self.pad_id = tokenizer.eos_token_id or 0
@@ -175,18 +179,34 @@ class EditableModel:
         inputs: Mapping[str, Any],
         *,
         keep: Int[Tensor, " n_kept"] | None = None,
+        cache: Any = None,
     ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
         """Logits at the kept positions (all if None); only these are unembedded.
 
         Only ids, mask, positions and a cache are ever passed: some models add the embeddings of
-        token types, which tokenizers return unasked.
+        token types, which tokenizers return unasked. The keys and values of a cache stand in front
+        of the tokens; those of the tokens are added to it.
         """
-        arguments: dict[str, Any] = dict(inputs)
-        if "past_key_values" not in arguments:
-            arguments["use_cache"] = False
+        arguments: dict[str, Any] = {**inputs, "use_cache": cache is not None}
+        if cache is not None:
+            arguments[self._cache_name] = cache
         if keep is not None:
             arguments["logits_to_keep"] = keep
         return self.hf(**arguments).logits
+
+    def forward_caching(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        last_only: bool = False,
+        cache: Any = None,
+    ) -> tuple[Float[Tensor, "n_rows n_kept d_vocab"], Any]:
+        """Logits at all positions or at the last, and the key-value cache behind them."""
+        arguments: dict[str, Any] = {**inputs, "use_cache": True}
+        if cache is not None:
+            arguments[self._cache_name] = cache
+        out = self.hf(**arguments, logits_to_keep=1 if last_only else 0)
+        return out.logits, out[self._cache_name]
 
     @contextmanager
     def hooks(self, functions: Mapping[str, HookFunction]) -> Iterator[None]:
@@ -220,18 +240,18 @@ class EditableModel:
         return logits, cache
 
     def activations(
-        self, inputs: Mapping[str, Any], names: Sequence[str]
+        self, inputs: Mapping[str, Any], names: Sequence[str], *, cache: Any = None
     ) -> dict[str, Float[Tensor, "n_rows n_tokens d"]]:
         """Activations at hook points; the forward pass ends above the highest block needed."""
-        cache: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         top = max(Hook(name).layer() for name in names)
 
         def save(activation: Tensor, hook: Hook) -> None:
-            cache[hook.name] = activation.detach().clone()
+            found[hook.name] = activation.detach().clone()
 
         with torch.no_grad(), self.hooks(dict.fromkeys(names, save)), self.stop_before(top + 1):
-            self.forward(inputs)
-        return cache
+            self.forward(inputs, cache=cache)
+        return found
 
     @contextmanager
     def stop_before(self, layer: int) -> Iterator[None]:

@@ -76,11 +76,11 @@ class SuffixRun:
         if n_prefix:
             inputs = accepted(model, before.ids, before.mask, positions[:, :n_prefix])
             with torch.no_grad():
-                prefix = model.hf(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+                _, prefix = model.forward_caching(inputs, last_only=True)
         inputs = accepted(model, after.ids, mask, positions[:, n_prefix:])
         run = cls(model, 0, torch.empty(0, 0, 0), inputs, prefix)
         name = f"blocks.{layer}.hook_resid_pre"
-        residual = model.activations({**inputs, **run._cache()}, [name])[name]
+        residual = model.activations(inputs, [name], cache=run._cache())[name]
         return replace(run, layer=layer, residual=residual)
 
     def logits(
@@ -88,7 +88,7 @@ class SuffixRun:
     ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
         """Logits at suffix positions (all if None), through blocks from `layer` on."""
         with self.model.start_at(self.layer, self.residual):
-            return self.model.forward({**self.inputs, **self._cache()}, keep=keep)
+            return self.model.forward(self.inputs, keep=keep, cache=self._cache())
 
     def select(self, index: Int[Tensor, " n_chosen"]) -> SuffixRun:
         """The same run with some of the rows."""
@@ -96,11 +96,9 @@ class SuffixRun:
         inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
         return replace(self, residual=self.residual[index], inputs=inputs, prefix=prefix)
 
-    def _cache(self) -> dict[str, Any]:
-        """The cache argument of one run; a shallow copy, since layers reassign what they hold."""
-        if self.prefix is None:
-            return {}
-        return {"past_key_values": _shallow(self.prefix), "use_cache": True}
+    def _cache(self) -> Any:
+        """The cache of one run; a shallow copy, since layers reassign what they hold."""
+        return None if self.prefix is None else _shallow(self.prefix)
 
 
 @contextmanager

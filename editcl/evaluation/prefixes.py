@@ -173,15 +173,15 @@ def _step(
     With `last_only` the pieces are padded at the left, else at the right.
     """
     after = pad(pieces, model.pad_id, model.device, left=last_only)
-    mask, past = after.mask, {}
+    mask, past = after.mask, None
     if state is not None and index is not None:
         mask = torch.cat([state.mask[index], after.mask], dim=1)
-        past = {"past_key_values": selected(state.cache, index)}
+        past = selected(state.cache, index)
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -after.ids.shape[1] :]
     inputs = accepted(model, after.ids, mask, positions)
     with torch.inference_mode():
-        out = model.hf(**inputs, **past, use_cache=True, logits_to_keep=1 if last_only else 0)
-    return _State(mask, out.past_key_values), out.logits
+        logits, cache = model.forward_caching(inputs, last_only=last_only, cache=past)
+    return _State(mask, cache), logits
 
 
 def _prompts(

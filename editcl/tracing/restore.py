@@ -216,9 +216,8 @@ class _Engine:
 
     def _forward(self, ids: Tensor, cache: Cache) -> Tensor | None:
         """Logits at the last position; None where the cache stopped the pass."""
-        inputs = {"input_ids": ids, "past_key_values": cache}
         try:
-            return self.runs.model.forward(inputs, keep=_last(ids))
+            return self.runs.model.forward({"input_ids": ids}, keep=_last(ids), cache=cache)
         except StopForward:
             return None
 

@@ -247,7 +247,7 @@ def run(model: EditableModel, question: Question, corruption: Corruption) -> Run
     cache = DynamicCache()
     keep = torch.tensor([ids.shape[1] - 1], device=model.device)
     with model.hooks({"hook_embed": corruption.hook(question.span), **hooks}):
-        logits = model.forward({"input_ids": ids, "past_key_values": cache}, keep=keep)[:, -1]
+        logits = model.forward({"input_ids": ids}, keep=keep, cache=cache)[:, -1]
     probability = probabilities(logits)
     if not bool(torch.isfinite(probability).all()):
         raise NonFiniteError(
