@@ -50,6 +50,9 @@ Dtype = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Kind = Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")]
+BatchSize = Annotated[int | None, typer.Option(help="Facts solved at once; default: all.")]
+Picture = Annotated[Path | None, typer.Option(help="Where to save the picture.")]
 DEFAULT_LOG = Path("editcl-log")
 
 
@@ -103,7 +106,7 @@ def trace(
     window: Annotated[
         int | None, typer.Option(help="Layers restored together (mlp, attn).")
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Where to save the picture.")] = None,
+    picture: Picture = None,
     device: Device = None,
     dtype: Dtype = None,
     seed: Seed = 0,
@@ -181,18 +184,14 @@ def edit_csv(
     model: Model = None,
     log: Log = DEFAULT_LOG,
     method: Annotated[str, typer.Option(help="memit, alphaedit, emmet, pmet, ...")] = "memit",
-    kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
-        None
-    ),
+    kind: Kind = None,
     layer: Annotated[
         list[int] | None, typer.Option(help="A layer to edit; repeat for several.")
     ] = None,
     preservation: Annotated[
         float, typer.Option(help="Higher: more specific; lower: more paraphrases.")
     ] = 0.1,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Facts solved at once; default: all.")
-    ] = None,
+    batch_size: BatchSize = None,
     no_guard: Annotated[
         bool, typer.Option("--no-guard", help="Go on whatever the model's health.")
     ] = False,
@@ -241,9 +240,7 @@ def evaluate(
     log: Annotated[
         Path | None, typer.Option("--log", help="Measure with the edits of this log.")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
-        None
-    ),
+    kind: Kind = None,
     limit: Annotated[int | None, typer.Option("--n", min=1, help="Rows at most.")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -271,14 +268,10 @@ def compare(
         str, typer.Option(help="Names, separated by commas; 'ike' edits in context.")
     ] = "rome,memit,alphaedit,ft-m,ike",
     model: Model = None,
-    kind: Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")] = (
-        None
-    ),
+    kind: Kind = None,
     limit: Annotated[int, typer.Option("--n", min=1, help="Facts at most.")] = 50,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Facts solved at once; default: all.")
-    ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Where to save the picture.")] = None,
+    batch_size: BatchSize = None,
+    picture: Picture = None,
     device: Device = None,
     dtype: Dtype = None,
     seed: Seed = 0,

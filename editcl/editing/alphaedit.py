@@ -33,7 +33,7 @@ def null_space(
     covariance: Covariance, *, energy: float = ENERGY
 ) -> Float[Tensor, "d_mlp n_directions"]:
     """Orthonormal directions that hold the lowest `energy` of C's trace; at least one."""
-    values, vectors = torch.linalg.eigh(covariance.moment.double())
+    values, vectors = covariance.eigen()
     held = values.clamp(min=0).cumsum(0) / values.clamp(min=0).sum()
     return vectors[:, : max(1, int((held <= energy).sum()))]
 

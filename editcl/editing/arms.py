@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from editcl.editing.choices import check_amounts, choose_layers, choose_method, resolve_settings
-from editcl.editing.contexts import DEFAULT_CONTEXTS
+from editcl.editing.choices import check_amounts
 from editcl.editing.incontext import draw_demonstrations, in_context
-from editcl.editing.many import Way, plan_for
 from editcl.editing.plan import Plan
 from editcl.editing.trial import tried
 from editcl.editing.values import ValueSettings
+from editcl.editing.way import Way, plan_for, way_of
 from editcl.evaluation.cases import Case
 from editcl.evaluation.compare import Arm, Comparison, compare
 from editcl.facts import Fact
@@ -63,30 +62,6 @@ def compare_methods(
             )
             arms[name] = weights_arm(facts, way, batch_size)
     return compare(model, cases, arms)
-
-
-def way_of(
-    model: EditableModel,
-    method: str,
-    *,
-    layers: Sequence[int] | None = None,
-    settings: ValueSettings | str | None = None,
-    preservation: float = Plan.preservation,
-    seed: int = 0,
-) -> Way:
-    """How a method edits a table by default."""
-    editor = choose_method(method)
-    return Way(
-        method,
-        editor,
-        choose_layers(model, editor, layers),
-        resolve_settings(model, settings),
-        DEFAULT_CONTEXTS,
-        preservation,
-        None,
-        False,
-        seed,
-    )
 
 
 def weights_arm(facts: Sequence[Fact], way: Way, batch_size: int | None) -> Arm:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editcl.catalogue import facts_by_relation, relations
+from editcl.editing.cache import cache_folder, keep
 from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
-from editcl.editing.covariance import base_fingerprint, cache_folder, covariances
+from editcl.editing.covariance import base_fingerprint, covariances
 from editcl.editing.essence import essence_prompts
 from editcl.editing.keys import subject_keys
 from editcl.editing.rome import context_direction, rank_one
@@ -234,11 +235,4 @@ def shipped(key: str) -> Path:
 
 
 def _write(key: str, calibration: Calibration) -> None:
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{key}.json").write_text(
-            json.dumps(calibration.to_dict(), indent=1), encoding="utf-8"
-        )
-    except OSError:
-        return  # a cache that can't be written costs time, not correctness
+    keep(cache_folder() / f"{key}.json", json.dumps(calibration.to_dict(), indent=1).encode())

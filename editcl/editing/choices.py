@@ -14,10 +14,8 @@ from editcl.editing.covariance import Covariance, covariances
 from editcl.editing.essence import PUBLISHED, essence_prompts
 from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS, Editor, preset_of
 from editcl.editing.values import ValueSettings
-from editcl.encoding import Sentence
 from editcl.errors import EditclError
 from editcl.facts import Fact
-from editcl.log import Probability
 from editcl.model import EditableModel
 
 OLD_OBJECT_TOKENS = 10
@@ -49,16 +47,6 @@ def check_amounts(batch_size: int | None, preservation: float) -> None:
         raise EditclError(f"batch_size must be at least 1, got {batch_size}.")
     if not 0 < preservation < math.inf:
         raise EditclError(f"preservation must be positive and finite, got {preservation}.")
-
-
-def probabilities(model: EditableModel, facts: Sequence[Fact]) -> list[Probability]:
-    """p(old) and p(new) of each fact now: exp of the mean log-probability per token."""
-    new = [Sentence(f.prompt, f.subject, f.new_object) for f in facts]
-    with_old = [f for f in facts if f.old_object is not None]
-    old = [Sentence(f.prompt, f.subject, f.old_object or "") for f in with_old]
-    p = model.score(new + old).prob.tolist()
-    p_old = dict(zip(map(id, with_old), p[len(new) :], strict=True))
-    return [Probability(p_old.get(id(f)), p[i]) for i, f in enumerate(facts)]
 
 
 def ask_objects(model: EditableModel, sentences: Sequence[str]) -> list[str | None]:

@@ -8,15 +8,14 @@ the base weights: edits in the log are lifted meanwhile. Knows nothing of facts.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from editcl.editing.cache import cache_folder, keep
 from editcl.encoding import Sentence, encode
 from editcl.errors import EditclError, NonFiniteError
 from editcl.model import EditableModel, Hook
@@ -43,6 +42,7 @@ class Covariance:
     source: str
     _factor: list[Tensor] = field(default_factory=list, repr=False, compare=False)
     _damped: list[Covariance] = field(default_factory=list, repr=False, compare=False)
+    _eigen: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False, compare=False)
 
     def damped(self) -> Covariance:
         """C + DAMPING mean(diag C) I, made once.
@@ -55,6 +55,12 @@ class Covariance:
             moment.diagonal().add_(DAMPING * moment.diagonal().mean())
             self._damped.append(Covariance(self.layer, moment, self.tokens, self.source))
         return self._damped[0]
+
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of C, ascending, and its eigenvectors [d_mlp, d_mlp], float64, found once."""
+        if not self._eigen:
+            self._eigen.append(tuple(torch.linalg.eigh(self.moment.double())))
+        return self._eigen[0]
 
     def solve(self, keys: Float[Tensor, "d_mlp n_keys"]) -> Float[Tensor, "d_mlp n_keys"]:
         """C^-1 keys, by a float64 Cholesky factor that is computed once."""
@@ -198,13 +204,6 @@ def measure(
     return {layer: Covariance(layer, sums[layer] / count, count, source) for layer in layers}
 
 
-def cache_folder() -> Path:
-    """Where covariances and calibrations are kept; `EDITCL_CACHE` overrules the user cache."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("EDITCL_CACHE") or user_cache_dir("editcl"))
-
-
 def base_fingerprint(model: EditableModel) -> str:
     """The model's fingerprint, taken once: logged edits don't change it."""
     if "fingerprint" not in model.memo:
@@ -242,12 +241,6 @@ def _read(layer: int, key: str, model: EditableModel) -> Covariance | None:
 def _write(covariance: Covariance, key: str) -> None:
     from safetensors.torch import save
 
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{key}.{os.getpid()}.tmp"
-        notes = {"tokens": str(covariance.tokens), "source": covariance.source}
-        partial.write_bytes(save({"moment": covariance.moment.cpu().contiguous()}, notes))
-        partial.replace(folder / f"{key}.safetensors")
-    except OSError:
-        return  # a cache that can't be written costs time, not correctness
+    notes = {"tokens": str(covariance.tokens), "source": covariance.source}
+    data = save({"moment": covariance.moment.cpu().contiguous()}, notes)
+    keep(cache_folder() / f"{key}.safetensors", data)

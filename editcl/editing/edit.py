@@ -12,21 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from editcl.editing.choices import (
-    ask_objects,
-    check_contexts,
-    choose_layers,
-    choose_method,
-    default_covariances,
-    default_essence,
-    probabilities,
-    resolve_settings,
-)
-from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
-from editcl.editing.guards import active_facts
-from editcl.editing.plan import Plan
+from editcl.editing.choices import ask_objects, check_contexts, choose_method
+from editcl.editing.contexts import DEFAULT_CONTEXTS
 from editcl.editing.relation import infer_relation
 from editcl.editing.values import ValueSettings
+from editcl.editing.way import plan_for, way_of
 from editcl.encoding import Sentence
 from editcl.errors import FactError
 from editcl.evaluation import case_for
@@ -34,6 +24,7 @@ from editcl.evaluation import evaluate as evaluate_cases
 from editcl.facts import Fact
 from editcl.loading import wrap
 from editcl.log import Edit, Probability
+from editcl.log.weakening import probabilities
 from editcl.model import EditableModel
 
 if TYPE_CHECKING:
@@ -89,37 +80,27 @@ def edit(
     """
     started = time.perf_counter()
     model = model if isinstance(model, EditableModel) else wrap(model, tokenizer)
-    editor = choose_method(method)
+    choose_method(method)
     check_contexts(contexts)
     model.check_finite()
     fact, inferred = _fact(model, subject, new_object, prompt, old_object)
-    layers = choose_layers(model, editor, None if layer is None else [layer])
-    chosen = resolve_settings(model, settings)
-    earlier = active_facts(model.log)
-    if essence is not None:
-        held = [tuple(essence)]
-    else:
-        held = default_essence(model, [fact], chosen, earlier) if editor.values else [()]
-    plan = Plan(
-        layers=layers,
-        settings=chosen,
-        covariances=(
-            default_covariances(model, layers, chosen, texts=corpus, seed=seed)
-            if editor.covariance
-            else {}
-        ),
-        essence=held,
+    way = way_of(
+        model,
+        method,
+        layers=None if layer is None else [layer],
+        settings=settings,
         contexts=contexts,
-        rephrased=None if chosen.scale == "absolute" else [rephrasings(fact)],
-        earlier=earlier,
+        corpus=corpus,
+        seed=seed,
     )
+    plan = plan_for(model, [fact], way, essence=None if essence is None else [tuple(essence)])
     case = case_for(model, fact) if evaluate else None
     before = probabilities(model, [fact])
-    solution = editor(model, [fact], plan)
-    used = plan.covariances.get(layers[0])
+    solution = way.editor(model, [fact], plan)
+    used = plan.covariances.get(way.layers[0])
     details = {
         **solution.details,
-        "settings": asdict(chosen),
+        "settings": asdict(way.settings),
         "seed": seed,
         "contexts": len(contexts),
         "essence": list(plan.essence[0]),
@@ -136,7 +117,7 @@ def edit(
         solution.updates,
         [fact],
         method=method,
-        layers=layers,
+        layers=way.layers,
         before=before,
         seconds=time.perf_counter() - started,
         details=details,

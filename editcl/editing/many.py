@@ -17,26 +17,21 @@ from typing import TYPE_CHECKING, Any
 from editcl.editing.choices import (
     check_amounts,
     check_contexts,
-    choose_layers,
     choose_method,
-    default_covariances,
-    default_essence,
-    probabilities,
     resolve_settings,
 )
-from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
-from editcl.editing.guards import Guard, Health, active_facts, check_health
-from editcl.editing.methods import Editor
+from editcl.editing.contexts import DEFAULT_CONTEXTS
+from editcl.editing.guards import Guard, Health, check_health
 from editcl.editing.plan import Plan
 from editcl.editing.report import BatchReport, RowResult, Status
-from editcl.editing.resume import Checkpoint
 from editcl.editing.rows import Settled, settle_rows
 from editcl.editing.values import ValueSettings
-from editcl.encoding import Sentence
+from editcl.editing.way import Way, plan_for, way_of
 from editcl.errors import LogError
 from editcl.facts import Fact
 from editcl.loading import wrap
 from editcl.log import Edit, Probability
+from editcl.log.weakening import probabilities
 from editcl.model import EditableModel
 from editcl.readers import read_table
 
@@ -45,33 +40,6 @@ if TYPE_CHECKING:
 
 
 CHECK_EVERY = 50  # edits, by methods of one fact at a time
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a table is edited: everything that is the same for all of its batches.
-
-    Attributes:
-        method: name of the editor.
-        editor: the editor itself.
-        layers: edited layers.
-        settings: how v* is sought.
-        contexts: texts in front of the prompts.
-        preservation: see `Plan`.
-        corpus: texts for the covariance, or None.
-        resume: keep finished values on disk until they are logged.
-        seed: of everything random.
-    """
-
-    method: str
-    editor: Editor
-    layers: tuple[int, ...]
-    settings: ValueSettings
-    contexts: tuple[str, ...]
-    preservation: float
-    corpus: Sequence[str] | None
-    resume: bool
-    seed: int
 
 
 def edit_csv(
@@ -128,27 +96,27 @@ def edit_csv(
     """
     started = time.perf_counter()
     model = model if isinstance(model, EditableModel) else wrap(model, tokenizer)
-    editor = choose_method(method)
+    choose_method(method)
     check_contexts(contexts)
     check_amounts(batch_size, preservation)
     chosen = resolve_settings(model, settings)
     table = read_table(source, kind=kind)
     model.check_finite()
     settled = settle_rows(model, table)
-    way = Way(
+    way = way_of(
+        model,
         method,
-        editor,
-        choose_layers(model, editor, layers),
-        chosen,
-        tuple(contexts),
-        preservation,
-        corpus,
-        resume,
-        seed,
+        layers=layers,
+        settings=chosen,
+        contexts=contexts,
+        preservation=preservation,
+        corpus=corpus,
+        resume=resume,
+        seed=seed,
     )
     todo = [i for i, one in enumerate(settled) if not one.said_already]
     before = probabilities(model, [one.fact for one in settled])
-    size = 1 if editor.single else batch_size or max(1, len(todo))
+    size = 1 if way.editor.single else batch_size or max(1, len(todo))
     batches = [todo[k : k + size] for k in range(0, len(todo), size)] if not dry_run else []
     status: list[Status] = ["already said" if one.said_already else "checked" for one in settled]
     for i in todo if not dry_run else []:
@@ -284,46 +252,3 @@ def edit_batch(
     if plan.checkpoint is not None:
         plan.checkpoint.clear()
     return entry
-
-
-def plan_for(
-    model: EditableModel, facts: Sequence[Fact], way: Way, *, earlier: Sequence[Fact] = ()
-) -> Plan:
-    """The plan of one batch on the model as it is now.
-
-    `earlier` are facts that are in the weights on trial; those in the log are known.
-    """
-    earlier = [*active_facts(model.log), *earlier]
-    scale_free = way.settings.scale == "residual"
-    values = way.editor.values
-    essence = default_essence(model, facts, way.settings, earlier) if values else [()] * len(facts)
-    rephrased = [rephrasings(fact) for fact in facts] if scale_free else None
-    checkpoint = None
-    if way.resume and values and len(facts) > 1:
-        stated = [Sentence(fact.prompt, fact.subject, fact.new_object) for fact in facts]
-        question = [
-            [asdict(fact) for fact in facts],
-            [row.ids for row in model.encode(stated)],
-            essence,
-            rephrased,
-            asdict(way.settings),
-            way.contexts,
-            way.layers,
-            way.method,
-        ]
-        checkpoint = Checkpoint.of(model, question)
-    return Plan(
-        layers=way.layers,
-        settings=way.settings,
-        covariances=(
-            default_covariances(model, way.layers, way.settings, texts=way.corpus, seed=way.seed)
-            if way.editor.covariance
-            else {}
-        ),
-        essence=essence,
-        contexts=way.contexts,
-        rephrased=rephrased,
-        preservation=way.preservation,
-        earlier=earlier,
-        checkpoint=checkpoint,
-    )

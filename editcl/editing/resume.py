@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editcl.editing.covariance import cache_folder
+from editcl.editing.cache import cache_folder, keep
 from editcl.model import EditableModel, tensor_bytes
 
 DIGEST = hashlib.sha256().digest_size
@@ -62,15 +61,8 @@ class Checkpoint:
         """Keeps a part; a disk that is full costs the way back, not the edit."""
         from safetensors.torch import save
 
-        path = self._path(part)
         data = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.tmp")
-            partial.write_bytes(hashlib.sha256(data).digest() + data)
-            partial.replace(path)
-        except OSError:
-            return
+        keep(self._path(part), hashlib.sha256(data).digest() + data)
 
     def _path(self, part: int) -> Path:
         return self.folder / f"{part:06d}.part"

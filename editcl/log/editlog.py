@@ -38,7 +38,7 @@ from editcl.log.report import RollbackReport, VerifyReport
 from editcl.log.state import Factors
 from editcl.log.store import Store
 from editcl.log.verify import verify
-from editcl.log.weakening import evenly, new_probabilities, weakened
+from editcl.log.weakening import evenly, probabilities, weakened
 from editcl.model import EditableModel
 from editcl.update import WeightUpdate
 
@@ -324,11 +324,11 @@ class EditLog:
         dependents = self._ledger.history.dependents(columns)
         measured = evenly(dependents) if remeasure else []
         facts = [edits[name].facts[j] for name, j in measured]
-        before = new_probabilities(self._ledger.model, facts)
+        before = probabilities(self._ledger.model, facts)
         after: list[Probability] = []
 
         def make() -> tuple[Record, History]:
-            after.extend(new_probabilities(self._ledger.model, facts))
+            after.extend(probabilities(self._ledger.model, facts))
             return Record(event_id, action, event.to_json()), history
 
         self._ledger.step(event_id, totals, make)

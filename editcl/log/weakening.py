@@ -28,7 +28,7 @@ def evenly(places: Sequence[Place], at_most: int = SAMPLE) -> list[Place]:
     return [places[i * len(places) // n] for i in range(n)]
 
 
-def new_probabilities(model: EditableModel, facts: Sequence[Fact]) -> list[Probability]:
+def probabilities(model: EditableModel, facts: Sequence[Fact]) -> list[Probability]:
     """p(new object) and, where it is known, p(old object) of facts, as the model is now."""
     if not facts:
         return []

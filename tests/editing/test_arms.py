@@ -7,10 +7,11 @@ import tiny
 from batches import CONTROL, leaning
 
 import editcl
-from editcl.editing.arms import compare_methods, in_context_arm, way_of, weights_arm
+from editcl.editing.arms import compare_methods, in_context_arm, weights_arm
 from editcl.editing.methods import METHODS
 from editcl.editing.trial import tried
 from editcl.editing.values import ValueSettings
+from editcl.editing.way import way_of
 from editcl.errors import EditclError
 from editcl.evaluation.cases import Case, Probe
 from editcl.evaluation.compare import weight_checksums
@@ -78,7 +79,7 @@ def test_an_arm_goes_batch_after_batch_and_leaves_no_trace(
 
 
 def test_an_arm_of_one_batch_is_the_methods_own_solution(model) -> None:
-    from editcl.editing.many import plan_for
+    from editcl.editing.way import plan_for
 
     facts, way = list(CONTROL), way_of(model, "memit", **QUICK)
     solution = way.editor(model, facts, plan_for(model, facts, way))
