@@ -179,9 +179,12 @@ class EditableModel:
         inputs: Mapping[str, Any],
         *,
         keep: Int[Tensor, " n_kept"] | None = None,
+        at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]] | None = None,
         cache: Any = None,
     ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
         """Logits at the kept positions (all if None); only these are unembedded.
+
+        With `at`, pairs of row and position, they are the logits there, as one row.
 
         Only ids, mask, positions and a cache are ever passed: some models add the embeddings of
         token types, which tokenizers return unasked. The keys and values of a cache stand in front
@@ -192,7 +195,13 @@ class EditableModel:
             arguments[self._cache_name] = cache
         if keep is not None:
             arguments["logits_to_keep"] = keep
-        return self.hf(**arguments).logits
+        if at is None:
+            return self.hf(**arguments).logits
+        handle = self.map.unembed.register_forward_pre_hook(lambda _, args: (args[0][at][None],))
+        try:
+            return self.hf(**arguments).logits
+        finally:
+            handle.remove()
 
     def forward_caching(
         self,

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from editcl.encoding import pad
-from editcl.model import EditableModel
+from editcl.model import EditableModel, Hook
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,16 @@ class SuffixRun:
         rows: Sequence[Sequence[int]],
         starts: Sequence[int],
         layer: int,
-    ) -> SuffixRun:
-        """Runs every token once and keeps what later runs need.
+        names: Sequence[str] = (),
+    ) -> tuple[SuffixRun, dict[str, Float[Tensor, "n_rows n_suffix d"]]]:
+        """Runs every token once and keeps what later runs need; and activations of the suffix.
 
         Args:
             model: the model.
             rows: token ids of each row.
             starts: the first position of each row that later runs recompute.
             layer: the first block that later runs recompute.
+            names: hook points below it whose activations are wanted.
         """
         before = pad(
             [row[:s] for row, s in zip(rows, starts, strict=True)],
@@ -80,15 +82,24 @@ class SuffixRun:
         inputs = accepted(model, after.ids, mask, positions[:, n_prefix:])
         run = cls(model, 0, torch.empty(0, 0, 0), inputs, prefix)
         name = f"blocks.{layer}.hook_resid_pre"
-        residual = model.activations(inputs, [name], cache=run._cache())[name]
-        return replace(run, layer=layer, residual=residual)
+        found = model.activations(inputs, [name, *names], cache=run._cache())
+        return replace(run, layer=layer, residual=found.pop(name)), found
 
     def logits(
-        self, keep: Int[Tensor, " n_kept"] | None = None
-    ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
-        """Logits at suffix positions (all if None), through blocks from `layer` on."""
-        with self.model.start_at(self.layer, self.residual):
-            return self.model.forward(self.inputs, keep=keep, cache=self._cache())
+        self,
+        at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]],
+        shift: Float[Tensor, "n_rows d_model"] | None = None,
+    ) -> Float[Tensor, "n_at d_vocab"]:
+        """Logits at (row, suffix position) pairs, through blocks from `layer` on.
+
+        `shift` is added to the residual stream at each row's start.
+        """
+        residual = self.residual
+        if shift is not None:
+            start = (residual[:, 0].float() + shift).to(residual.dtype)
+            residual = torch.cat([start[:, None], residual[:, 1:]], dim=1)
+        with self.model.start_at(self.layer, residual):
+            return self.model.forward(self.inputs, at=at, cache=self._cache())[0]
 
     def select(self, index: Int[Tensor, " n_chosen"]) -> SuffixRun:
         """The same run with some of the rows."""
@@ -99,6 +110,28 @@ class SuffixRun:
     def _cache(self) -> Any:
         """The cache of one run; a shallow copy, since layers reassign what they hold."""
         return None if self.prefix is None else _shallow(self.prefix)
+
+
+def adds_what_it_writes(model: EditableModel, layer: int) -> bool:
+    """Whether what a layer's MLP writes is added to the residual stream as it is.
+
+    Not so where it is normed or scaled first (Gemma 2, OLMo 2). Found by trying it, once.
+    """
+    memo = f"adds-what-it-writes-{layer}"
+    if memo not in model.memo:
+        inputs = model.pad([[model.pad_id, model.pad_id]])
+        name = f"blocks.{layer}.hook_resid_post"
+        before = model.activations(inputs, [name])[name]
+        shift = 0.1 * before[0, -1]
+
+        def add(value: Tensor, _hook: Hook) -> Tensor:
+            return value + shift
+
+        with model.hooks({f"blocks.{layer}.mlp.out.hook_out": add}):
+            after = model.activations(inputs, [name])[name]
+        error = (after - before - shift)[0, -1].float().norm() / shift.float().norm()
+        model.memo[memo] = float(error) < 0.1  # in 16 bits the sum is rounded
+    return bool(model.memo[memo])
 
 
 @contextmanager

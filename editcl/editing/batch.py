@@ -28,7 +28,8 @@ from editcl.editing.values import Values, optimise_values
 from editcl.encoding import Sentence
 from editcl.errors import EditclError
 from editcl.facts import Fact
-from editcl.model import EditableModel, Hook, micro_batches
+from editcl.model import EditableModel, micro_batches
+from editcl.partial import adds_what_it_writes
 from editcl.update import WeightUpdate
 
 
@@ -98,8 +99,11 @@ def spread(
         EditclError: several layers on a model that normalises what its MLPs write.
     """
     layers, groups = plan.layers, subject_groups(facts)
-    if len(layers) > 1:
-        _require_additive(model, facts[0], layers[-1])
+    if len(layers) > 1 and not adds_what_it_writes(model, layers[-1]):
+        raise EditclError(
+            "this model rescales what its MLPs write before it is added to the residual stream, "
+            f"so a residual can't be spread over several layers. Give one: layers=[{layers[-1]}]."
+        )
     values = optimise_values(
         model,
         facts,
@@ -164,24 +168,3 @@ def _hidden(
         last = torch.tensor([rows[i].subject_last for i in chosen], device=model.device)
         hidden[chosen] = found[torch.arange(len(chosen), device=model.device), last].float()
     return hidden
-
-
-def _require_additive(model: EditableModel, fact: Fact, layer: int) -> None:
-    """Whether what a down-projection writes is added to the residual stream as it is."""
-    (row,) = model.encode([Sentence(fact.prompt, fact.subject)])
-    inputs = model.pad([row.ids])
-    name = f"blocks.{layer}.hook_resid_post"
-    before = model.activations(inputs, [name])[name]
-    shift = 0.1 * before[0, -1]
-
-    def add(value: Tensor, _hook: Hook) -> Tensor:
-        return value + shift
-
-    with model.hooks({f"blocks.{layer}.mlp.out.hook_out": add}):
-        after = model.activations(inputs, [name])[name]
-    error = float((after - before - shift)[0, -1].float().norm() / shift.float().norm())
-    if error > 0.1:
-        raise EditclError(
-            "this model rescales what its MLPs write before it is added to the residual stream, "
-            f"so a residual can't be spread over several layers. Give one layer: layers=[{layer}]."
-        )

@@ -20,6 +20,7 @@ from editcl.facts import Fact
 from editcl.model import EditableModel, micro_batches
 
 PUBLISHED = ("{} is a",)
+ASKED = 2  # phrasings of each relation that tell whether it is said of a subject
 SPARE = 2  # candidates beyond those that are held, for the ones that state the edited fact
 
 
@@ -46,7 +47,8 @@ def essence_prompts(
     """
     catalogue = list(relations().values())
     subjects = list(dict.fromkeys(fact.subject for fact in facts))
-    fit = dict(zip(subjects, subject_fit(model, subjects, catalogue).tolist(), strict=True))
+    scores = subject_fit(model, subjects, catalogue, phrasings=ASKED)
+    fit = dict(zip(subjects, scores.tolist(), strict=True))
     told, edited, before = _told(model, facts), defaultdict(set), defaultdict(list)
     for fact in facts:
         edited[fact.subject.casefold()].add(_asked(fact))

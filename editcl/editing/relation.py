@@ -25,8 +25,9 @@ from torch import Tensor
 from editcl.catalogue import Relation, facts_by_relation, relations
 from editcl.encoding import Sentence
 from editcl.errors import AmbiguousFact, FactError
+from editcl.evaluation.answers import answers
 from editcl.facts import PLACEHOLDER, Fact
-from editcl.model import EditableModel, micro_batches
+from editcl.model import EditableModel
 
 SUBJECT_WEIGHT = 8.0  # of fit(s, r) against fit(o, r); L varies less than an object's probability
 KNOWN_OBJECT = 16.0  # added where the catalogue has the object for the relation
@@ -117,47 +118,47 @@ def _controls(relation: Relation, count: int) -> list[str]:
 
 
 def subject_fit(
-    model: EditableModel, subjects: Sequence[str], catalogue: Sequence[Relation]
+    model: EditableModel,
+    subjects: Sequence[str],
+    catalogue: Sequence[Relation],
+    *,
+    phrasings: int | None = None,
 ) -> Float[Tensor, "n_subjects n_relations"]:
-    """How much each relation is one that is said of each subject: fit(s, r) above."""
+    """How much each relation is one that is said of each subject: fit(s, r) above.
+
+    `phrasings` bounds how many of each relation are asked, of those that begin with the subject.
+    """
     controls = list(dict.fromkeys(c for r in catalogue for c in _controls(r, 1)))
-    key = "relation-controls " + " ".join(relation.name for relation in catalogue)
+    key = f"relation-controls {phrasings} " + " ".join(relation.name for relation in catalogue)
     if key not in model.memo:
         with model.at_base():
-            model.memo[key] = _sentence_scores(model, controls, catalogue).mean(0)
-    mine = _sentence_scores(model, subjects, catalogue) - model.memo[key]
+            model.memo[key] = _sentence_scores(model, controls, catalogue, phrasings).mean(0)
+    mine = _sentence_scores(model, subjects, catalogue, phrasings) - model.memo[key]
     return mine - mine.mean(1, keepdim=True)
 
 
 def _sentence_scores(
-    model: EditableModel, subjects: Sequence[str], catalogue: Sequence[Relation]
+    model: EditableModel,
+    subjects: Sequence[str],
+    catalogue: Sequence[Relation],
+    phrasings: int | None,
 ) -> Float[Tensor, "n_subjects n_relations"]:
     """Mean log-probability per token of what each relation says after each subject."""
-    asked = [
-        (i, prompt)
-        for i, relation in enumerate(catalogue)
-        for prompt in relation.phrasings
-        if prompt.startswith(PLACEHOLDER)
+    said = [
+        [p.removeprefix(PLACEHOLDER).strip() for p in relation.phrasings if p.startswith("{}")]
+        for relation in catalogue
     ]
-    rows = model.encode([Sentence(prompt, s) for s in subjects for _, prompt in asked])
-    scores = torch.zeros(len(rows))
-    for chosen in micro_batches([len(row.ids) for row in rows], 4096):
-        ids = model.pad([rows[i].ids for i in chosen])
-        begins = [rows[i].subject_last for i in chosen]
-        first = min(begins)
-        keep = torch.arange(first, ids["input_ids"].shape[1] - 1, device=model.device)
-        with torch.inference_mode():
-            logits = model.forward(ids, keep=keep).float()
-        following = ids["input_ids"][:, first + 1 :]
-        log_p = logits.gather(-1, following[..., None])[..., 0] - logits.logsumexp(-1)
-        place = torch.tensor([begin - first for begin in begins], device=model.device)
-        counted = torch.arange(len(keep), device=model.device) >= place[:, None]
-        counted &= ids["attention_mask"][:, first + 1 :].bool()
-        scores[chosen] = ((log_p * counted).sum(1) / counted.sum(1).clamp(min=1)).cpu()
-    relation = torch.tensor([i for i, _ in asked])
+    told = {
+        (i, j): [Sentence(subject, target=text) for text in said[j][:phrasings]]
+        for i, subject in enumerate(subjects)
+        for j in range(len(catalogue))
+    }
+    found = answers(model, [sentence for some in told.values() for sentence in some])
     total = torch.zeros(len(subjects), len(catalogue))
-    total.index_add_(1, relation, scores.reshape(len(subjects), len(asked)))
-    return total / relation.bincount(minlength=len(catalogue)).clamp(min=1)
+    for place, some in told.items():
+        if some:
+            total[place] = sum(found[sentence].log_prob for sentence in some) / len(some)
+    return total
 
 
 def _object_fit(

@@ -30,12 +30,14 @@ from editcl.editing.resume import Checkpoint
 from editcl.encoding import Row, Sentence
 from editcl.errors import EditclError, NonFiniteError
 from editcl.facts import Fact
+from editcl.hooks import HookFunction
+from editcl.kernels import fused_activations
 from editcl.model import EditableModel, Hook, micro_batches
-from editcl.partial import SuffixRun, frozen_parameters
+from editcl.partial import SuffixRun, adds_what_it_writes, frozen_parameters
 from editcl.progress import progress
 
-MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take, about
-
+MEMORY = 1 << 28  # bytes that the activations of a micro-batch may take, about
+PART = 256  # tokens that are worth a pass of their own
 
 _CHOICES = {
     "scale": ("residual", "absolute"),
@@ -196,7 +198,7 @@ def optimise_values(
     parts: dict[int, Values] = {}
     budget = tokens_per_batch or _tokens_that_fit(model, layer)
     chunks = list(micro_batches(cost, budget))
-    with frozen_parameters(model):
+    with frozen_parameters(model), fused_activations(model.hf):
         for number, chosen in enumerate(progress(chunks, "values")):
             found = checkpoint.read(number) if checkpoint is not None else None
             n_facts = sum(len(together[g]) for g in chosen)
@@ -285,8 +287,27 @@ def _join(members: Sequence[tuple[list[Row], list[Row]]]) -> _Rows:
     )
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows of about one length, run together.
+
+    Attributes:
+        run: from their subjects' last tokens on.
+        rows: [n_part] their places in `_Objective`'s rows.
+        at: (row of the part, suffix position) of each prediction that counts.
+    """
+
+    run: SuffixRun
+    rows: Int[Tensor, " n_part"]
+    at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]]
+
+
 class _Objective:
-    """The loss of a batch of facts as a function of delta; holds what does not change."""
+    """The loss of a batch of facts as a function of delta; holds what does not change.
+
+    Where the MLP's output is added to the residual stream as it is, nothing but the stream at the
+    subject's last token depends on delta behind the edited block: the runs begin above it.
+    """
 
     def __init__(
         self,
@@ -296,111 +317,185 @@ class _Objective:
         settings: ValueSettings,
         with_attention: bool,
     ) -> None:
-        self.model, self.layer = model, layer
+        self.model = model
         self.sites = [f"blocks.{layer}.mlp.out.hook_out"]
         self.sites += [f"blocks.{layer}.hook_attn_out"] * with_attention
-        ids = [row.ids[:-1] if row.n_target else row.ids for row in batch.rows]
-        starts = [row.subject_last for row in batch.rows]
-        self.run = SuffixRun.prepare(model, ids, starts, layer)
-        device = model.device
+        self.above = (
+            not with_attention and layer + 1 < model.n_layers and adds_what_it_writes(model, layer)
+        )
+        self.layer, device = layer, model.device
         self.fact, self.is_object = batch.fact.to(device), batch.is_object.to(device)
         self.group, self.n_facts = batch.group.to(device), len(batch.group)
         self.is_joint = batch.is_joint.to(device)
-        # Positions of the suffix whose prediction counts: in front of each object token, and the
-        # last one of an essence prompt.
-        at_end = settings.essence_at == "end"
-        spans = [
-            (r.target_start - 1 - r.subject_last if r.n_target or at_end else 0, max(r.n_target, 1))
-            for r in batch.rows
-        ]
-        kept = sorted({first + i for first, count in spans for i in range(count)})
-        self.keep = torch.tensor(kept, device=device)
-        place = {position: i for i, position in enumerate(kept)}
-        width = max(count for _, count in spans)
-        self.where = torch.zeros(len(spans), width, dtype=torch.long)
-        self.target = torch.zeros(len(spans), width, dtype=torch.long)
-        self.weight = torch.zeros(len(spans), width)
-        for i, ((first, count), row) in enumerate(zip(spans, batch.rows, strict=True)):
-            self.where[i, :count] = torch.tensor([place[first + j] for j in range(count)])
-            if row.n_target:
-                self.target[i, :count] = torch.tensor(row.ids[row.target_start :])
-                self.weight[i, :count] = 1 / count
-        self.where, self.target = self.where.to(device), self.target.to(device)
-        self.weight = self.weight.to(device)
+        self._lay_out(batch.rows, settings.essence_at == "end")
+        self._prepare(batch.rows)
         self.essence: Tensor | None = None
 
-    def at_start(self) -> tuple[Tensor, Tensor]:
-        """Value and residual-stream norm at the subject's last token of each bare prompt."""
+    def _lay_out(self, rows: Sequence[Row], at_end: bool) -> None:
+        """What is predicted: in front of each object token, and once on an essence prompt.
+
+        Sets, one entry a prediction: its row, its suffix position, its token (objects), its weight
+        in the row's mean log-probability (0 on essence prompts).
+        """
+        owner, position, token, weight = [], [], [], []
+        for i, row in enumerate(rows):
+            count = max(row.n_target, 1)
+            first = row.target_start - 1 - row.subject_last if row.n_target or at_end else 0
+            owner += [i] * count
+            position += [first + j for j in range(count)]
+            token += list(row.ids[row.target_start :]) or [0]
+            weight += [1 / count if row.n_target else 0.0] * count
+        device = self.model.device
+        self.owner, self.position, self.token = (
+            torch.tensor(values, device=device) for values in (owner, position, token)
+        )
+        self.weight = torch.tensor(weight, device=device)
+
+    def _prepare(self, rows: Sequence[Row]) -> None:
+        """Runs everything that doesn't change; finds value and residual stream at the start."""
+        ids = [row.ids[:-1] if row.n_target else row.ids for row in rows]
+        starts = [row.subject_last for row in rows]
+        names = [self.sites[0], f"blocks.{self.layer}.hook_resid_post"]
+        self.bare = torch.empty(len(rows), self.model.d_model, device=self.model.device)
+        residual = torch.empty_like(self.bare)
+        self.parts = []
+        for chosen in _alike([len(i) - s for i, s in zip(ids, starts, strict=True)]):
+            run, found = SuffixRun.prepare(
+                self.model,
+                [ids[i] for i in chosen],
+                [starts[i] for i in chosen],
+                self.layer + self.above,
+                names if self.above else (),
+            )
+            place = torch.tensor(chosen, device=self.model.device)
+            if not self.above:
+                found = self._at_layer(run, names)
+            self.bare[place] = found[names[0]][:, 0].float()
+            residual[place] = found[names[1]][:, 0].float()
+            self.parts.append(_Part(run, place, self._where(place)))
+        self.residual_norm = residual.norm(dim=-1)
+
+    def _at_layer(self, run: SuffixRun, names: Sequence[str]) -> dict[str, Tensor]:
+        """Activations at the edited block itself, which the run begins with."""
         found: dict[str, Tensor] = {}
 
         def save(activation: Tensor, hook: Hook) -> None:
             # A copy: some blocks (Falcon) add to the MLP's output in place.
-            found[hook.name] = activation[:, 0].detach().clone().float()
+            found[hook.name] = activation.detach().clone()
 
-        names = [f"blocks.{self.layer}.mlp.out.hook_out", f"blocks.{self.layer}.hook_resid_post"]
+        nowhere = torch.zeros(1, dtype=torch.long, device=self.model.device)
         with torch.no_grad(), self.model.hooks(dict.fromkeys(names, save)):
-            logits = self.run.logits(self.keep).float()
-        self.essence = self._essence(logits)
+            run.logits((nowhere, nowhere))
+        return found
+
+    def _where(self, rows: Int[Tensor, " n_part"]) -> tuple[Tensor, Tensor]:
+        """(row of the part, position) of the predictions on some rows, in their own order."""
+        number = torch.full((len(self.fact),), -1, device=rows.device)
+        number[rows] = torch.arange(len(rows), device=rows.device)
+        mine = number[self.owner] >= 0
+        return number[self.owner[mine]], self.position[mine]
+
+    def at_start(self) -> tuple[Tensor, Tensor]:
+        """Value and residual-stream norm at the subject's last token of each bare prompt.
+
+        Also keeps what the essence prompts are to be held at.
+        """
+        with torch.no_grad():
+            log_probs = self._log_probs(None)
+        self.essence = log_probs[self.weight == 0]
         first = torch.stack([(self.fact == i).nonzero()[0, 0] for i in range(self.n_facts)])
-        return found[names[0]][first], found[names[1]][first].norm(dim=-1)
+        return self.bare[first], self.residual_norm[first]
 
     def __call__(self, deltas: Float[Tensor, "n_facts n_sites d_model"]) -> tuple[Tensor, Tensor]:
         """[n_facts] loss of the object and, unweighted, divergence on the essence prompts."""
+        assert self.essence is not None, "at_start comes first"
         sums = torch.zeros_like(deltas).index_add(0, self.group, deltas)
         seen = torch.where(
             self.is_joint[:, None, None], sums[self.group[self.fact]], deltas[self.fact]
         )
+        log_probs = self._log_probs(seen)
+        zeros = torch.zeros(self.n_facts, device=log_probs.device)
+        told = self.weight > 0
+        taken = log_probs[told].gather(-1, self.token[told, None])[:, 0] * self.weight[told]
+        count = zeros.index_add(0, self.fact, self.is_object.float())
+        nll = zeros.index_add(0, self.fact[self.owner[told]], -taken) / count
+        now = log_probs[~told]
+        kl = (now.exp() * (now - self.essence)).sum(-1)
+        return nll, zeros.index_add(0, self.fact[self.owner[~told]], kl)
+
+    def _log_probs(self, seen: Tensor | None) -> Float[Tensor, "n_predictions d_vocab"]:
+        """Log-probabilities at every prediction, in the order of `owner`."""
+        parts = []
+        for part in self.parts:
+            shifts = None if seen is None else seen[part.rows]
+            if self.above or shifts is None:
+                logits = part.run.logits(part.at, None if shifts is None else shifts[:, 0])
+            else:
+                with self.model.hooks(dict.fromkeys(self.sites, self._adding(shifts))):
+                    logits = part.run.logits(part.at)
+            parts.append(logits.float().log_softmax(-1))
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.cat([part.rows[part.at[0]] for part in self.parts])
+        # Parts hold whole rows and keep their predictions' order: a stable sort by row restores it.
+        return torch.cat(parts)[order.argsort(stable=True)]
+
+    def _adding(self, shifts: Tensor) -> HookFunction:
+        """A hook function that adds the shifts of its site at the rows' starts."""
 
         def add(value: Tensor, hook: Hook) -> Tensor:
-            shifted = value[:, 0].float() + seen[:, self.sites.index(hook.name)]
+            shifted = value[:, 0].float() + shifts[:, self.sites.index(hook.name)]
             return torch.cat([shifted.to(value.dtype)[:, None], value[:, 1:]], dim=1)
 
-        with self.model.hooks(dict.fromkeys(self.sites, add)):
-            logits = self.run.logits(self.keep).float()
-        rows = torch.arange(len(logits), device=logits.device)
-        log_probs = logits[rows[:, None], self.where].log_softmax(-1)
-        taken = log_probs.gather(-1, self.target[..., None])[..., 0]
-        each = -(taken * self.weight).sum(1)
-        zeros = torch.zeros(self.n_facts, device=logits.device)
-        count = zeros.index_add(0, self.fact, self.is_object.float())
-        nll = zeros.index_add(0, self.fact, each) / count
-        divergence = zeros
-        if self.essence is not None:
-            now = self._essence(logits)
-            assert now is not None
-            kl = (now.exp() * (now - self.essence)).sum(-1)
-            divergence = zeros.index_add(0, self.fact[~self.is_object], kl)
-        return nll, divergence
+        return add
 
     def any_in_group(self, flags: Tensor) -> Tensor:
         """[n_facts] whether the flag holds for any fact of the fact's group."""
         counts = torch.zeros(self.n_facts, device=flags.device)
         return counts.index_add(0, self.group, flags.float())[self.group] > 0
 
-    def _essence(self, logits: Tensor) -> Tensor | None:
-        """Log-probabilities at the end of the essence prompts; None if there are none."""
-        rows = (~self.is_object).nonzero()[:, 0]
-        if not len(rows):
-            return None
-        return logits[rows, self.where[rows, 0]].log_softmax(-1)
-
     def select(self, facts: Int[Tensor, " n_chosen"]) -> _Objective:
         """The objective of some of the facts (whole groups), renumbered."""
-        new_number = torch.full((self.n_facts,), -1, device=self.fact.device)
-        new_number[facts] = torch.arange(len(facts), device=self.fact.device)
-        rows = (new_number[self.fact] >= 0).nonzero()[:, 0]
+        assert self.essence is not None, "at_start comes first"
+        device = self.fact.device
+        new_fact = torch.full((self.n_facts,), -1, device=device)
+        new_fact[facts] = torch.arange(len(facts), device=device)
+        rows = (new_fact[self.fact] >= 0).nonzero()[:, 0]
+        new_row = torch.full((len(self.fact),), -1, device=device)
+        new_row[rows] = torch.arange(len(rows), device=device)
+        kept = new_row[self.owner] >= 0
         twin = object.__new__(_Objective)
         twin.__dict__.update(self.__dict__)
-        twin.run = self.run.select(rows)
-        twin.fact, twin.n_facts = new_number[self.fact[rows]], len(facts)
-        twin.where, twin.target = self.where[rows], self.target[rows]
-        twin.weight, twin.is_object = self.weight[rows], self.is_object[rows]
-        twin.is_joint = self.is_joint[rows]
+        twin.fact, twin.n_facts = new_fact[self.fact[rows]], len(facts)
+        twin.is_object, twin.is_joint = self.is_object[rows], self.is_joint[rows]
         twin.group = self.group[facts].unique(return_inverse=True)[1]
-        if self.essence is not None:
-            chosen = new_number[self.fact[~self.is_object]] >= 0
-            twin.essence = self.essence[chosen]
+        twin.owner, twin.position = new_row[self.owner[kept]], self.position[kept]
+        twin.token, twin.weight = self.token[kept], self.weight[kept]
+        twin.essence = self.essence[kept[self.weight == 0]]
+        twin.parts = []
+        for part in self.parts:
+            stay = (new_row[part.rows] >= 0).nonzero()[:, 0]
+            if len(stay):
+                place = new_row[part.rows[stay]]
+                twin.parts.append(_Part(part.run.select(stay), place, twin._where(place)))
         return twin
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices in parts of about one length, so that little is run on padding.
+
+    A part is begun where the next length is a quarter above the part's first and the part is large
+    enough to keep a processor busy.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    parts: list[list[int]] = [[]]
+    for i in order:
+        part = parts[-1]
+        enough = len(part) * (lengths[part[0]] if part else 0) >= PART
+        if enough and lengths[i] > 1.25 * lengths[part[0]]:
+            parts.append([])
+        parts[-1].append(i)
+    return [sorted(part) for part in parts]
 
 
 def _optimise(

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from editcl.encoding import Row, pad
+from editcl.kernels import fused_activations
 from editcl.model import EditableModel
 from editcl.partial import accepted, selected
 
@@ -71,6 +72,21 @@ def follow(
     saved = sum(heads.values()) - sum(len(head) for head in {p[:n] for p, n in heads.items()})
     if saved < _pass_costs(model) or not _gaps_allowed(model, heads, rows):
         heads = dict.fromkeys(heads, 0)
+    with fused_activations(model.hf):
+        found = _follow(model, rows, by_prompt, heads, frozenset(beyond), never, tokens_per_batch)
+    return [found[i] for i in range(len(rows))]
+
+
+def _follow(
+    model: EditableModel,
+    rows: Sequence[Row],
+    by_prompt: Mapping[Ids, Sequence[int]],
+    heads: Mapping[Ids, int],
+    beyond: Collection[int],
+    never: Sequence[int],
+    tokens_per_batch: int,
+) -> dict[int, Followed]:
+    """Steps 1 to 3, batch by batch of prompts."""
     found: dict[int, Followed] = {}
     for prompt, index, state, logits in _prompts(model, heads, tokens_per_batch):
         own = [i for p in prompt for i in by_prompt[p]]
@@ -94,7 +110,7 @@ def follow(
             at = index[[tails[i][0] for i in chosen]]
             _, behind = _step(model, state, at, run)
             _extend([found[i] for i in chosen], [targets[i] for i in chosen], run, behind, never)
-    return [found[i] for i in range(len(rows))]
+    return found
 
 
 # -- which beginnings are shared ----------------------------------------------------------------
