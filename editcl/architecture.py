@@ -61,10 +61,7 @@ class ModuleMap:
         self._modules = dict(hf.named_modules())
         self.n_layers = self._count_blocks()
         self.projections = tuple(self._down_projection(hf, i) for i in range(self.n_layers))
-        self.down = tuple(self._require(f"blocks.{i}.mlp.out") for i in range(self.n_layers))
-        self.blocks = tuple(self._require(f"blocks.{i}") for i in range(self.n_layers))
-        self.embed = self._require("embed")
-        self.unembed = self._require("unembed")
+        self._look_up()
 
     def path(self, name: str) -> str | None:
         """The Hugging Face path of a TransformerLens one; None where the model has no such part."""
@@ -78,6 +75,20 @@ class ModuleMap:
         """The module at a TransformerLens path; None where the model has no such part."""
         path = self.path(name)
         return None if path is None else self._modules[path]
+
+    def refresh(self, hf: PreTrainedModel) -> None:
+        """Looks the modules up again, after a library has put its own around some of them (peft).
+
+        The projections stay as they are: their parameters are the same.
+        """
+        self._modules = dict(hf.named_modules())
+        self._look_up()
+
+    def _look_up(self) -> None:
+        self.down = tuple(self._require(f"blocks.{i}.mlp.out") for i in range(self.n_layers))
+        self.blocks = tuple(self._require(f"blocks.{i}") for i in range(self.n_layers))
+        self.embed = self._require("embed")
+        self.unembed = self._require("unembed")
 
     def _require(self, name: str) -> nn.Module:
         module = self.find(name)
@@ -200,6 +211,24 @@ def _original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = [part for part in name.split(".") if part != "_original_component"]
         found.setdefault(".".join(parts), tensor)
     return found
+
+
+def twin(hf: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same class on the same memory, with modules and gradient flags of its own.
+
+    What is written into the weights of one in place shows in the other. None of the twin's
+    parameters asks for gradients; it may be hooked and injected without the model's notice.
+    """
+    own: dict[int, Tensor] = {}  # by identity, so that tied parameters stay tied
+    state = {}
+    for name, tensor in hf.state_dict(keep_vars=True).items():
+        if isinstance(tensor, nn.Parameter):
+            tensor = own.setdefault(id(tensor), nn.Parameter(tensor.detach(), requires_grad=False))
+        state[name] = tensor
+    made = _twin(hf, state, dict(hf.named_buffers()))
+    for parameter in made.parameters():  # loading gave them the flags of a fresh model
+        parameter.requires_grad_(False)
+    return made
 
 
 def _twin(

@@ -7,7 +7,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from editcl.architecture import ModuleMap, is_bridge, model_behind
+from editcl.architecture import ModuleMap, is_bridge, model_behind, twin
 from editcl.errors import UnsupportedModel
 from editcl.model import EditableModel
 
@@ -143,3 +143,40 @@ def test_a_quantised_down_projection_is_refused() -> None:
     down.weight = nn.Parameter(down.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(UnsupportedModel, match="is quantised.*float32, bfloat16 or float16"):
         ModuleMap(hf)
+
+
+def test_a_twin_computes_the_same_on_the_same_memory_with_flags_of_its_own(
+    any_model: EditableModel,
+) -> None:
+    hf = any_model.hf
+    flags = [i % 3 > 0 for i, _ in enumerate(hf.parameters())]
+    for parameter, flag in zip(hf.parameters(), flags, strict=True):
+        parameter.requires_grad_(flag)
+    other = twin(hf)
+    assert type(other) is type(hf) and torch.equal(logits(other), logits(hf))
+    assert [p.requires_grad for p in hf.parameters()] == flags
+    assert not any(p.requires_grad for p in other.parameters())
+    ours, theirs = dict(hf.named_parameters()), dict(other.named_parameters())
+    assert list(ours) == list(theirs)  # so that what is tied in one is tied in the other
+    assert all(ours[n].data_ptr() == theirs[n].data_ptr() for n in ours)
+    assert not {id(m) for m in hf.modules()} & {id(m) for m in other.modules()}
+    before = logits(hf)
+    change(any_model)
+    assert torch.equal(logits(other), logits(hf)) and not torch.equal(logits(hf), before)
+
+
+def test_a_map_follows_modules_that_were_put_around_others(any_model: EditableModel) -> None:
+    class Around(nn.Module):
+        def __init__(self, base: nn.Module) -> None:
+            super().__init__()
+            self.base = base
+
+    other = twin(any_model.hf)
+    found = ModuleMap(other)
+    path = found.path("blocks.1.mlp.out")
+    wrapped = Around(found.down[1])
+    other.set_submodule(str(path), wrapped)
+    found.refresh(other)
+    assert found.down[1] is wrapped and found.find("blocks.1.mlp.out") is wrapped
+    projection = any_model.map.projections[1]
+    assert found.projections[1].parameter.data_ptr() == projection.parameter.data_ptr()

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from editcl.errors import EditclError, LogError
+from editcl.errors import EditclError, LogError, NonFiniteError
 from editcl.facts import Fact
 from editcl.log.entry import (
     EDIT,
     FRAME_COLUMNS,
+    NOTE,
     REAPPLY,
     ROLLBACK,
+    SKILL,
     Edit,
     Event,
     Probability,
@@ -32,9 +34,11 @@ from editcl.log.entry import (
     plain_json,
 )
 from editcl.log.folders import staged_folder
-from editcl.log.history import Columns, History, Target
+from editcl.log.history import Columns, Entry, History, Target
 from editcl.log.ledger import Ledger
+from editcl.log.replay import check_skill_tensors
 from editcl.log.report import RollbackReport, VerifyReport
+from editcl.log.skill import Note, Skill
 from editcl.log.state import Factors
 from editcl.log.store import Store
 from editcl.log.verify import verify
@@ -50,7 +54,10 @@ _TINY = 1e-30  # keeps the relative norm of a change of an all-zero matrix finit
 
 
 class EditLog:
-    """The edits of one model, in memory or in a folder; it becomes `model.log`.
+    """The edits and skills of one model, in memory or in a folder; it becomes `model.log`.
+
+    Edits change the weights. Skills are adapters that the log keeps beside them: which are active
+    is the log's to say, and whoever runs the model goes by it. As a sequence it is its edits.
 
     Opening an existing folder checks every file and the base model, and then sets the model to
     the state of the log, bit for bit. One log is open for a folder at a time. Not thread-safe.
@@ -95,21 +102,56 @@ class EditLog:
         return tuple(self._ledger.history.edits.values())
 
     @property
+    def skills(self) -> tuple[Skill, ...]:
+        """All skills in log order, whether active or rolled back."""
+        return tuple(self._ledger.history.skills.values())
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """All notes in log order."""
+        return self._ledger.history.notes
+
+    @property
+    def timeline(self) -> tuple[Entry, ...]:
+        """Edits and skills in the one order in which they came."""
+        return self._ledger.history.timeline
+
+    @property
     def events(self) -> tuple[Event, ...]:
         """All rollbacks and reapplications, in order."""
         return self._ledger.history.events
 
-    def get(self, entry: str | Edit) -> Edit:
-        """The entry of that id; LogError if there is none."""
+    def get(self, entry: str | Entry) -> Entry:
+        """The edit or skill of that id; LogError if there is none."""
         return self._ledger.history.find(entry)
 
     def active_facts(self, entry: str | Edit) -> tuple[bool, ...]:
-        """For each fact of an entry, whether it is in the weights."""
-        return self._ledger.history.active[self.get(entry).id]
+        """For each fact of an edit, whether it is in the weights; LogError for a skill."""
+        history = self._ledger.history
+        return history.active[history.find_edit(entry).id]
 
-    def active(self, entry: str | Edit) -> bool:
-        """Whether any fact of the entry is in the weights."""
-        return any(self.active_facts(entry))
+    def active(self, entry: str | Entry) -> bool:
+        """Whether the skill is active, or any fact of the edit in the weights."""
+        return any(self._ledger.history.active[self.get(entry).id])
+
+    def active_skills(self) -> tuple[Skill, ...]:
+        """The newest active version of each slot, in log order."""
+        history = self._ledger.history
+        newest = {history.skills[name].slot: name for name in history.active_skills()}
+        return tuple(skill for name, skill in history.skills.items() if name in newest.values())
+
+    def skill_tensors(self, skill: str | Skill) -> dict[str, Tensor]:
+        """The state of a skill's adapter, as it was logged; yours to change.
+
+        Raises:
+            LogError: there is no such skill, or its file is missing, truncated or changed.
+        """
+        found = self.get(skill)
+        if not isinstance(found, Skill):
+            raise LogError(f"{found.id} is an edit, not a skill. log.skills lists those.")
+        tensors = self._ledger.tensors(found.id)
+        assert tensors is not None, "a skill has tensors"
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def __len__(self) -> int:
         return len(self._ledger.history.edits)
@@ -118,15 +160,18 @@ class EditLog:
         return iter(self.entries)
 
     def __contains__(self, entry: object) -> bool:
-        if isinstance(entry, Edit):
-            return self._ledger.history.edits.get(entry.id) == entry
-        return isinstance(entry, str) and entry in self._ledger.history.edits
+        if isinstance(entry, Edit | Skill):
+            return entry in self.timeline
+        return isinstance(entry, str) and entry in self._ledger.history.active
 
     def __repr__(self) -> str:
         total, active = self._ledger.count()
         where = "in memory" if self.folder is None else f"in {self.folder}"
-        state = ", closed" if self._closed else ""
-        return f"EditLog({where}: {len(self)} edits, {active} of {total} facts active{state})"
+        text = f"{len(self)} edits, {active} of {total} facts active"
+        if self.skills:
+            n_active = len(self._ledger.history.active_skills())
+            text += f", {n_active} of {len(self.skills)} skills active"
+        return f"EditLog({where}: {text}{', closed' if self._closed else ''})"
 
     def base_weights(self) -> dict[str, Tensor]:
         """Pristine copies of the matrices that edits have touched, on the CPU; don't write them."""
@@ -215,41 +260,105 @@ class EditLog:
         self._ledger.step(edit_id, totals, make, factors)
         return self._ledger.history.edits[edit_id]
 
-    def rollback(self, what: Target, *, remeasure: bool = True) -> RollbackReport:
-        """Takes facts out of the weights, exactly, as if they had never been edited in.
+    def append_skill(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        task: str,
+        slot: str,
+        settings: Mapping[str, Any],
+        strategy: str,
+        details: Mapping[str, Any] | None = None,
+        seconds: float = 0.0,
+    ) -> Skill:
+        """Adds a trained adapter to the log, active, with what it was trained on.
 
         Args:
-            what: an entry or its id; a Fact (wherever it is active); a pair (entry, index of the
-                fact); a list of these; or "all".
+            tensors: its full state; copied.
+            task: what was learned.
+            slot: the adapter that it is a version of: its task's name, or one that tasks share.
+            settings: how the adapter is made, JSON-able.
+            strategy: how it was trained.
+            details: JSON-able extras.
+            seconds: what training took.
+
+        Raises:
+            LogError: the log is closed or can't be written, the weights are not the log's, or a
+                name is empty, or a tensor is of a dtype that the log doesn't keep.
+            NonFiniteError: a tensor holds NaN or infinity.
+        """
+        self._require_open()
+        ledger = self._ledger
+        if not task or not slot:
+            raise LogError("a skill needs the name of its task and of its adapter (slot).")
+        ledger.weights.require_unchanged(ledger.weights.base)  # or `edits` would not be true
+        kept = _kept_tensors(tensors, task)
+        history = ledger.history
+        skill = Skill(
+            history.next_id(SKILL), task, slot, plain_json(settings, "the settings of a skill"),
+            strategy, history.active_edits(), history.active_skills(), ledger.base(),
+            plain_json(details or {}, "the details of a skill"), seconds, now(),
+        )  # fmt: skip
+
+        def make() -> tuple[Record, History]:
+            return Record(skill.id, SKILL, skill.to_json()), history.with_skill(skill)
+
+        ledger.step(skill.id, {}, make, tensors=kept)
+        return skill
+
+    def note(self, kind: str, body: Mapping[str, Any]) -> Note:
+        """Keeps a decision or an evaluation; it changes nothing.
+
+        Raises:
+            LogError: the log is closed or can't be written, or the body is no JSON.
+        """
+        self._require_open()
+        history = self._ledger.history
+        note = Note(history.next_id(NOTE), kind, plain_json(body, "the body of a note"), now())
+
+        def make() -> tuple[Record, History]:
+            return Record(note.id, NOTE, note.to_json()), history.with_note(note)
+
+        self._ledger.step(note.id, {}, make)
+        return note
+
+    def rollback(self, what: Target, *, remeasure: bool = True) -> RollbackReport:
+        """Takes facts out of the weights, and skills out of use, as if they had never been.
+
+        Args:
+            what: an edit, a skill, or the id of one; the name of a task; a Fact (wherever it is
+                active); a pair (edit, index of the fact); a list of these; or "all".
             remeasure: measure the active facts that were solved with this one present (the others
                 of its entry, and later entries) before and after, and report those that weakened;
                 of more than 64 an even sample.
 
         Raises:
-            LogError: there is no such entry or fact, nothing of it is active, or it is one fact
-                of an entry whose facts share columns.
+            LogError: there is no such entry or fact, nothing of it is active, it is one fact of
+                an entry whose facts share columns, or a version of an adapter under a newer one
+                that stays active.
         """
         self._require_open()
         return self._switch(ROLLBACK, self._ledger.history.columns(what, active=True), remeasure)
 
     def reapply(self, what: Target, *, remeasure: bool = True) -> RollbackReport:
-        """Puts facts back that were rolled back; the same arguments as `rollback`.
+        """Puts back what was rolled back; the same arguments as `rollback`.
 
         They take their old place in the order of the log.
         """
         self._require_open()
         return self._switch(REAPPLY, self._ledger.history.columns(what, active=False), remeasure)
 
-    def rollback_to(self, entry: str | Edit, *, remeasure: bool = True) -> RollbackReport:
-        """Rolls back every entry after this one; it and the earlier ones stay as they are.
+    def rollback_to(self, entry: str | Entry, *, remeasure: bool = True) -> RollbackReport:
+        """Rolls back every edit and skill after this one; it and the earlier ones stay.
 
         Args:
-            entry: an entry or its id, or "start" to roll back everything.
+            entry: an edit, a skill, or the id of one; the name of a task (its last skill); or
+                "start" to roll back everything.
             remeasure: as in `rollback`.
         """
         self._require_open()
-        names = [*self._ledger.history.edits]
-        keep = 0 if entry == "start" else names.index(self.get(entry).id) + 1
+        names = [*self._ledger.history.active]
+        keep = 0 if entry == "start" else names.index(self._ledger.history.last(entry)) + 1
         columns = {
             name: tuple(j for j, on in enumerate(self._ledger.history.active[name]) if on)
             for name in names[keep:]
@@ -314,7 +423,8 @@ class EditLog:
         start = time.perf_counter()
         if not columns:
             return RollbackReport(action, (), (), 0.0)
-        names = [*dict.fromkeys(name for entry in columns for name in self._ledger.factors[entry])]
+        factors = [self._ledger.factors.get(entry, {}) for entry in columns]
+        names = [*dict.fromkeys(name for own in factors for name in own)]
         self._ledger.weights.require_unchanged(names)
         event_id = self._ledger.history.next_id(action)
         event = Event(event_id, action, columns, now())
@@ -332,7 +442,7 @@ class EditLog:
             return Record(event_id, action, event.to_json()), history
 
         self._ledger.step(event_id, totals, make)
-        moved = tuple((name, j) for name, js in columns.items() for j in js)
+        moved = tuple((name, j) for name, js in columns.items() for j in js if name in edits)
         return RollbackReport(
             action=action,
             columns=moved,
@@ -341,6 +451,8 @@ class EditLog:
             remeasured=len(measured) if remeasure else None,
             weakened=weakened(measured, facts, before, after),
             dependents=len(dependents),
+            skills=tuple(history.skills[name] for name in columns if name in history.skills),
+            unsettled=history.unsettled({name for name, _ in moved}),
         )
 
     # -- helpers --------------------------------------------------------------------------------
@@ -380,10 +492,10 @@ class EditLog:
 
     def _require_replaceable(self, folder: str | Path | None) -> None:
         """Another log may take this one's place if nothing of it would be lost or misread."""
-        if not self._closed and len(self):
+        if not self._closed and self._ledger.records:
             raise LogError(
-                f"the model has an open log with {len(self)} edits. Use model.log, or close it "
-                "(model.log.close()), or load a fresh copy of the model."
+                f"the model has an open log with {len(self._ledger.records)} entries. Use "
+                "model.log, or close it (model.log.close()), or load a fresh copy of the model."
             )
         if self._closed and folder is None and self._ledger.count()[1]:
             raise LogError(
@@ -392,6 +504,22 @@ class EditLog:
             )
         if self._closed:
             self._ledger.weights.require_unchanged(self._ledger.weights.base)
+
+
+def _kept_tensors(tensors: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
+    """Tensors as the log keeps them: copies on the CPU, each with its own memory."""
+    kept = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}
+    for name, tensor in kept.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise NonFiniteError(
+                f"{name} of the skill {task!r} holds NaN or infinity: its training has diverged. "
+                "Train again with a lower learning rate."
+            )
+    try:
+        check_skill_tensors(kept)
+    except ValueError as error:
+        raise LogError(f"the skill {task!r} can't be logged: {error}. Pass float32.") from error
+    return kept
 
 
 def _put_back(model: EditableModel, previous: EditLog | None) -> None:

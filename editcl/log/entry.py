@@ -1,7 +1,8 @@
 """Entries of the edit log: what is kept of an edit, and how it reads.
 
-An `Edit` is log entry and receipt at once; an `Event` takes columns of edits out or puts them
-back. Both become plain JSON and come back equal. This module knows nothing of weights and files.
+An `Edit` is log entry and receipt at once; an `Event` takes columns of edits, or skills, out or
+puts them back. Both become plain JSON and come back equal. This module knows nothing of weights and
+files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from editcl.update import SHARED
 
 SHOWN_FACTS = 5
 TAKEN = 0.1  # the least p(new) of a fact that is said to have taken
-ROLLBACK, REAPPLY, EDIT = "rollback", "reapply", "edit"
+ROLLBACK, REAPPLY, EDIT, SKILL, NOTE = "rollback", "reapply", "edit", "skill", "note"
 FRAME_COLUMNS = (
     "id", "fact", "subject", "prompt", "old_object", "new_object", "method", "layers",
     "p_new_before", "p_new_after", "active", "created",
@@ -179,12 +180,12 @@ class Edit:
 
 @dataclass(frozen=True)
 class Event:
-    """Columns of edits taken out ("rollback") or put back ("reapply").
+    """Columns of edits, and skills, taken out ("rollback") or put back ("reapply").
 
     Attributes:
         id: its name in the log, such as "r0001".
         action: "rollback" or "reapply".
-        columns: for each edit id, the indices of the facts concerned.
+        columns: for each edit id, the indices of the facts concerned; for each skill id, 0.
         created: when, in UTC (ISO 8601).
     """
 

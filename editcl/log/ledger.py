@@ -29,9 +29,10 @@ class Ledger:
     Attributes:
         model: the model that is written.
         weights: its down-projections.
-        history: edits, events, and what is active.
+        history: edits, skills, events, and what is active.
         records: the same as stored, in order.
-        factors: by entry and parameter.
+        factors: of edits, by entry and parameter.
+        kept: tensors of skills by entry, in memory; in a folder they stay there.
         store: the open folder; None in memory.
         doubt: why nothing more may be written; empty if all is well.
     """
@@ -42,6 +43,8 @@ class Ledger:
         self.history = History()
         self.records: tuple[Record, ...] = ()
         self.factors: dict[str, dict[str, Factors]] = {}
+        self.kept: dict[str, dict[str, Tensor]] = {}
+        self._base = ""
         self.store: Store | None = None
         self.doubt = ""
 
@@ -73,14 +76,18 @@ class Ledger:
         totals: Totals,
         make: Callable[[], tuple[Record, History]],
         factors: dict[str, Factors] | None = None,
+        tensors: dict[str, Tensor] | None = None,
     ) -> None:
         """Writes weights, makes the record with them in place, stores it; or changes nothing.
 
         The last statement of the block makes the step count. An interrupt at any point of it
         takes the weights, the history and, where it got that far, the stored record back.
         """
-        before = (self.history, self.records, self.factors)
+        before = (self.history, self.records, self.factors, self.kept)
         grown = self.factors if factors is None else {**self.factors, record_id: factors}
+        stored = tensors if factors is None else _named(factors)
+        in_memory = tensors is not None and self.store is None
+        kept = {**self.kept, record_id: tensors} if in_memory and tensors else self.kept
         snapshot = self.weights.snapshot(totals)
         try:
             self.weights.write(totals)
@@ -88,11 +95,12 @@ class Ledger:
             record.body["weights"] = self.weights.digests(totals)
             record.body["platform"] = platform_name(self.model.device)
             if self.store is not None:
-                self.store.append(record, None if factors is None else _named(factors))
-            self.history, self.records, self.factors = history, (*self.records, record), grown
+                record = self.store.append(record, stored)
+            records = (*self.records, record)
+            self.history, self.records, self.factors, self.kept = history, records, grown, kept
         except BaseException:
             self.weights.undo(snapshot)
-            self.history, self.records, self.factors = before
+            self.history, self.records, self.factors, self.kept = before
             self._discard(record_id)
             raise
 
@@ -126,14 +134,30 @@ class Ledger:
         return self.weights.rebuilt(name, terms)
 
     def tensors(self, record_id: str) -> dict[str, Tensor] | None:
-        """Factors of an entry by the names they have in its tensor file."""
-        factors = self.factors.get(record_id)
-        return None if factors is None else _named(factors)
+        """Tensors of an entry by the names they have in its file; None if it has none.
+
+        Raises:
+            LogError: the file of a skill is missing, truncated or changed.
+        """
+        if record_id in self.factors:
+            return _named(self.factors[record_id])
+        if record_id not in self.history.skills:
+            return None
+        if self.store is None:
+            return self.kept[record_id]
+        return self.store.tensors(next(r for r in self.records if r.id == record_id))
 
     def count(self) -> tuple[int, int]:
         """How many facts the log holds, and how many of them are active."""
-        flags = [on for facts in self.history.active.values() for on in facts]
+        flags = [on for name in self.history.edits for on in self.history.active[name]]
         return len(flags), sum(flags)
+
+    def base(self) -> str:
+        """Fingerprint of the base model; taken once, for it reads all weights."""
+        if not self._base:
+            own = self.identity() if self.store is None else self.store.identity
+            self._base = own["fingerprint"]
+        return self._base
 
     def identity(self) -> dict[str, str]:
         """Of the base model: its fingerprint, and what describes it to people."""

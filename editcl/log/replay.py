@@ -1,5 +1,7 @@
 """From stored records back to history and factors; everything in them is checked first.
 
+Tensors of skills are read to be checked, and left where they are until somebody asks for them.
+
 What a log says is taken for true only where it fits the model at hand: names of matrices, shapes,
 dtypes, finite numbers. This module writes nothing.
 """
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor
 
 from editcl.errors import LogError
-from editcl.log.entry import EDIT, REAPPLY, ROLLBACK, Edit, Event, Record
+from editcl.log.entry import EDIT, NOTE, REAPPLY, ROLLBACK, SKILL, Edit, Event, Record
 from editcl.log.history import History
+from editcl.log.skill import Note, Skill
 from editcl.log.state import Factors, LiveWeights
 
 KEPT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,6 +48,11 @@ def replay(
                 edit = Edit.from_json(record.id, record.body)
                 history = history.with_edit(edit)
                 factors[edit.id] = _factors(edit, source.tensors(record), weights)
+            elif record.kind == SKILL:
+                history = history.with_skill(Skill.from_json(record.id, record.body))
+                check_skill_tensors(source.tensors(record))
+            elif record.kind == NOTE:
+                history = history.with_note(Note.from_json(record.id, record.body))
             elif record.kind in (ROLLBACK, REAPPLY):
                 history = history.with_event(Event.from_json(record.id, record.kind, record.body))
             else:
@@ -83,6 +91,15 @@ def _factors(edit: Edit, tensors: Mapping[str, Tensor], weights: LiveWeights) ->
                 raise ValueError(f"{name}: a factor is {factor.dtype} or not finite")
         found[name] = Factors(left.contiguous(), right.contiguous())
     return found
+
+
+def check_skill_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if there is none, or one is of an odd dtype or not finite."""
+    if not tensors:
+        raise ValueError("it has no tensors")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in KEPT_DTYPES or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} is {tensor.dtype} or not finite")
 
 
 def _check_digests(record: Record) -> None:

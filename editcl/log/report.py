@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from editcl.facts import Fact
 from editcl.log.entry import SHOWN_FACTS, one_line
+from editcl.log.skill import Skill
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class RollbackReport:
         weakened: those of them whose p(new) fell below half of what it was, or below p(old).
         dependents: how many active facts were solved with the moved ones present; of more than
             `weakening.SAMPLE` that many are measured, evenly chosen.
+        skills: the skills taken out or put back.
+        unsettled: active skills that were trained with other facts in the weights than now.
     """
 
     action: str
@@ -52,17 +55,23 @@ class RollbackReport:
     remeasured: int | None = None
     weakened: tuple[Weakened, ...] = ()
     dependents: int = 0
+    skills: tuple[Skill, ...] = ()
+    unsettled: tuple[Skill, ...] = ()
 
     def __repr__(self) -> str:
         verb = "rolled back" if self.action == "rollback" else "reapplied"
-        count = f"{len(self.facts)} fact" + ("s" if len(self.facts) != 1 else "")
-        lines = [f"{verb} {count} in {self.seconds:.2f} s"]
+        counts = [(len(self.facts), "fact"), (len(self.skills), "skill")]
+        parts = [f"{n} {what}" + ("s" if n != 1 else "") for n, what in counts if n]
+        lines = [f"{verb} {' and '.join(parts) or '0 facts'} in {self.seconds:.2f} s"]
         lines += [
             f"  {name}[{j}] {one_line(str(fact))}"
             for (name, j), fact in list(zip(self.columns, self.facts, strict=True))[:SHOWN_FACTS]
         ]
         if len(self.facts) > SHOWN_FACTS:
             lines.append(f"  ... and {len(self.facts) - SHOWN_FACTS} more")
+        lines += [f"  {skill.id} {one_line(skill.task)}" for skill in self.skills[:SHOWN_FACTS]]
+        if len(self.skills) > SHOWN_FACTS:
+            lines.append(f"  ... and {len(self.skills) - SHOWN_FACTS} more")
         if self.remeasured is None:
             lines.append("dependent facts were not measured again")
         elif self.remeasured:
@@ -74,6 +83,9 @@ class RollbackReport:
         for weak in self.weakened:
             change = f"p(new) {weak.before:.3g} -> {weak.after:.3g}"
             lines.append(f"  {weak.entry}[{weak.index}] {one_line(str(weak.fact))}   {change}")
+        if self.unsettled:
+            names = ", ".join(skill.id for skill in self.unsettled)
+            lines.append(f"trained with other facts in the weights than now: {names}")
         return "\n".join(lines)
 
 
@@ -90,6 +102,7 @@ class VerifyReport:
         total: facts in the log.
         files: tensor files whose checksum was read again; None for a log in memory.
         seconds: what it took.
+        skills: how many skills the log holds; in a folder their files are among `files`.
     """
 
     problems: tuple[str, ...]
@@ -100,6 +113,7 @@ class VerifyReport:
     total: int
     files: int | None
     seconds: float
+    skills: int = 0
 
     @property
     def ok(self) -> bool:

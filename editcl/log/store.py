@@ -36,7 +36,7 @@ from editcl.log.entry import Record
 from editcl.log.folders import sync_folder
 
 DATABASE = "log.sqlite3"
-SCHEMA = 2
+SCHEMA = 3
 APPLICATION = 0x6564636C  # "edcl" in SQLite's header
 _ID = re.compile(r"[a-z][0-9]{4,12}")
 _SUPER_JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
@@ -87,8 +87,11 @@ class Store:
 
     # -- writing --------------------------------------------------------------------------------
 
-    def append(self, record: Record, tensors: Mapping[str, Tensor] | None = None) -> None:
+    def append(self, record: Record, tensors: Mapping[str, Tensor] | None = None) -> Record:
         """Adds a record, after the tensors that belong to it are safe on the medium.
+
+        Returns:
+            The record as stored, which names the file of its tensors.
 
         Raises:
             LogError: it can't be written; call `discard`.
@@ -105,6 +108,7 @@ class Store:
                 self._execute("INSERT INTO log (id, kind, body, sha256) VALUES (?, ?, ?, ?)", *row)
                 self._execute("UPDATE meta SET value = ? WHERE name = 'head'", sha)
             self._head = sha
+        return Record(record.id, record.kind, body)
 
     def discard(self, record_id: str) -> None:
         """Makes sure that an append that failed or was interrupted has left nothing."""

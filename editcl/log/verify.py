@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from editcl.errors import LogError
-from editcl.log.entry import EDIT
+from editcl.log.entry import EDIT, SKILL
 from editcl.log.ledger import Ledger
 from editcl.log.report import VerifyReport
 from editcl.log.state import platform_name
@@ -36,6 +36,7 @@ def verify(ledger: Ledger) -> VerifyReport:
         total=total,
         files=files,
         seconds=time.perf_counter() - start,
+        skills=len(ledger.history.skills),
     )
 
 
@@ -66,7 +67,7 @@ def _check_store(ledger: Ledger, store: Store, problems: list[str]) -> int:
     files = 0
     try:
         for record in store.read()[0]:
-            if record.kind == EDIT:
+            if record.kind in (EDIT, SKILL):
                 store.tensors(record)
                 files += 1
     except LogError as error:

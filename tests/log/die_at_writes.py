@@ -1,8 +1,9 @@
 """Kills processes at each of their writes, and looks at the log that they leave behind.
 
 Run by test_kill.py as `die_at_writes.py FOLDER MODE...`. For each mode, each action (make a
-log, append, roll back) and each n, a forked child dies by SIGKILL at its nth write; the parent
-then opens the log and notes whether the model is as before or after. Prints one JSON object.
+log, append an edit or a skill, roll back) and each n, a forked child dies by SIGKILL at its nth
+write; the parent then opens the log and notes whether the model is as before or after. Prints one
+JSON object.
 
 Modes: "python" dies after the nth call of fsync, replace or an SQL statement; "whole" and "torn"
 die within libc, after the nth write or half-way through it (needs the preloaded library).
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from logbook import add, digest, fresh, sample_log
+from logbook import add, digest, fresh, learn, sample_log
 
 from editcl.errors import LogError
 from editcl.log import EditLog
@@ -50,7 +51,14 @@ def rollback(model: Any, folder: Path, ready: Callable[[], None]) -> EditLog:
     return log
 
 
-ACTIONS = {"make": make, "append": append, "rollback": rollback}
+def skill(model: Any, folder: Path, ready: Callable[[], None]) -> EditLog:
+    log = EditLog(model, folder)
+    ready()
+    learn(log, "task", 9)
+    return log
+
+
+ACTIONS = {"make": make, "append": append, "rollback": rollback, "skill": skill}
 
 
 def die_in_python(n: int) -> None:
@@ -105,9 +113,10 @@ def state(folder: Path, goes_on: bool = False) -> str:
     try:
         with EditLog(model, folder) as log:
             assert log.verify().ok, log.verify()
-            text = f"{digest(model)} {len(log)} {len(log.events)}"
+            text = f"{digest(model)} {len(log)} {len(log.events)} {len(log.active_skills())}"
             if goes_on:
                 add(log, model, 5)
+                learn(log, "more", 5)
                 log.rollback("all", remeasure=False)
                 assert log.verify().ok, log.verify()
             return text

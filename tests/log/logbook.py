@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from editcl.facts import Fact
-from editcl.log import Edit, EditLog
+from editcl.log import Edit, EditLog, Skill
 from editcl.model import EditableModel, tensor_bytes
 from editcl.update import WeightUpdate
 
@@ -73,6 +73,22 @@ def add(
     """Appends a random edit."""
     updates = updates_of(model, seed, n_facts, layers)
     return log.append(updates, facts_of(seed, n_facts), method="test", layers=layers, **options)
+
+
+def tensors_of(seed: int) -> dict[str, torch.Tensor]:
+    """An adapter's state: any tensors under any names."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"m.lora_A.weight": (2, 16), "m.lora_B.weight": (48, 2), "scale": (3,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def learn(log: EditLog, task: str, seed: int = 0, slot: str | None = None, **options: Any) -> Skill:
+    """Appends a random skill."""
+    settings = {"kind": "lora", "rank": 2, "targets": ["m"]}
+    return log.append_skill(
+        tensors_of(seed), task=task, slot=slot or task, settings=settings, strategy="sequential",
+        **options,
+    )  # fmt: skip
 
 
 def digest(model: EditableModel) -> str:

@@ -49,7 +49,7 @@ def _die_at_writes(where: Path) -> Results:
     return json.loads(run.stdout)
 
 
-@pytest.mark.parametrize("action", ["make", "append", "rollback"])
+@pytest.mark.parametrize("action", ["make", "append", "rollback", "skill"])
 @pytest.mark.parametrize("mode", ["python", "whole", "torn"])
 def test_a_kill_at_any_write_leaves_before_or_after(
     results: Results, mode: str, action: str

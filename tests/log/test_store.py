@@ -200,7 +200,7 @@ def test_a_log_of_another_model_names_both(folder: Path) -> None:
 
 def test_a_log_of_another_version_is_refused(folder: Path) -> None:
     execute(folder, f"PRAGMA user_version = {store_module.SCHEMA + 1}")
-    refused(folder, "schema version 3.*reads version 2")
+    refused(folder, "schema version 4.*reads version 3")
 
 
 def test_a_sqlite_file_of_something_else_is_refused(tmp_path: Path) -> None:
