@@ -22,6 +22,21 @@ from editcl.partial import frozen_parameters
 
 
 @dataclass(frozen=True)
+class PublishedValue:
+    """v* of one fact.
+
+    Attributes:
+        delta: v* minus the value at the bare prompt.
+        bare: that value.
+        loss: at the last evaluation.
+    """
+
+    delta: Float[Tensor, " d_model"]
+    bare: Float[Tensor, " d_model"]
+    loss: float
+
+
+@dataclass(frozen=True)
 class PublishedEdit:
     """What the published procedure gives for one fact.
 
@@ -44,8 +59,8 @@ def published_value(
     contexts: Sequence[str],
     essence: Sequence[str],
     settings: ValueSettings,
-) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
-    """delta and v0 by full forward and backward passes."""
+) -> PublishedValue:
+    """v* by full forward and backward passes."""
     assert settings.scale == "absolute" and settings.essence_at == "subject", (
         "the published procedure knows the absolute scale and divergence at the subject only"
     )
@@ -99,7 +114,7 @@ def published_value(
             if delta.norm() > limit:
                 with torch.no_grad():
                     delta[...] = delta * limit / delta.norm()
-    return delta.detach(), bare[0]
+    return PublishedValue(delta.detach(), bare[0], float(loss.detach()))
 
 
 def published_rome(
@@ -119,11 +134,11 @@ def published_rome(
         keys.append(cache[f"blocks.{layer}.mlp.hook_post"][0, row.subject_last])
     u = inverse_covariance @ torch.stack(keys).float().mean(0)
     u = u / u.norm()
-    delta, bare = published_value(model, fact, layer, contexts, essence, settings)
+    found = published_value(model, fact, layer, contexts, essence, settings)
     row = model.encode([Sentence(fact.prompt, fact.subject)])[0]
     names = [f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.mlp.out.hook_out"]
     _, cache = model.run_with_cache(model.pad([row.ids]), names)
     key, value = (cache[name][0, row.subject_last].float() for name in names)
-    target = bare + delta
+    target = found.bare + found.delta
     right = (target - value) / (key @ u)
-    return PublishedEdit(u, right, target, delta)
+    return PublishedEdit(u, right, target, found.delta)

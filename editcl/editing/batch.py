@@ -12,6 +12,7 @@ arXiv:2210.07229, algorithm 1). Knows no method's equation.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -104,18 +105,22 @@ def spread(
             "this model rescales what its MLPs write before it is added to the residual stream, "
             f"so a residual can't be spread over several layers. Give one: layers=[{layers[-1]}]."
         )
-    values = optimise_values(
-        model,
-        facts,
-        layers[-1],
-        plan.contexts,
-        plan.essence,
-        plan.settings,
-        rephrased=plan.rephrased,
-        groups=groups,
-        with_attention=with_attention,
-        checkpoint=plan.checkpoint,
-    )
+    started = time.perf_counter()
+    values = plan.values
+    if values is None:
+        values = optimise_values(
+            model,
+            facts,
+            layers[-1],
+            plan.contexts,
+            plan.essence,
+            plan.settings,
+            rephrased=plan.rephrased,
+            groups=groups,
+            with_attention=with_attention,
+            checkpoint=plan.checkpoint,
+        )
+    seconds = time.perf_counter() - started
     start = _hidden(model, facts, layers[-1]) if len(layers) > 1 else None
     group = torch.tensor(groups, device=model.device)
     updates: list[WeightUpdate] = []
@@ -132,7 +137,8 @@ def spread(
             updates.append(WeightUpdate(name, u.float()[:, group], residual.T.contiguous()))
             if i + 1 < len(layers):
                 stack.enter_context(tried(model, updates[-1:]))
-    return Solution(tuple(updates), values, figures(values))
+    details = {**figures(values), "values_seconds": round(seconds, 3)}
+    return Solution(tuple(updates), values, details)
 
 
 def figures(values: Values) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from editcl.editing.calibrate import calibrate
 from editcl.editing.covariance import Covariance, covariances
 from editcl.editing.essence import PUBLISHED, essence_prompts
-from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS, Editor, preset_of
+from editcl.editing.methods import METHODS, PLAIN_PRESET, Editor, preset_of
 from editcl.editing.values import ValueSettings
 from editcl.errors import EditclError
 from editcl.facts import Fact
@@ -92,8 +92,10 @@ def choose_layers(
     return tuple(range(first, last + 1))
 
 
-def resolve_settings(model: EditableModel, settings: ValueSettings | str | None) -> ValueSettings:
-    """Settings by object or name.
+def resolve_settings(
+    model: EditableModel, editor: Editor, settings: ValueSettings | str | None
+) -> ValueSettings:
+    """Settings by object or name; the papers' are ROME's or, for batch methods, MEMIT's.
 
     Raises:
         EditclError: an unknown name.
@@ -103,8 +105,8 @@ def resolve_settings(model: EditableModel, settings: ValueSettings | str | None)
     if isinstance(settings, ValueSettings):
         return settings
     if settings == "published":
-        preset = preset_of(model)
-        return PUBLISHED_SETTINGS if preset is None else preset.settings
+        preset = preset_of(model) or PLAIN_PRESET
+        return preset.settings if editor.single else preset.batch
     raise EditclError(f"unknown settings {settings!r}; use 'published' or a ValueSettings.")
 
 
@@ -118,7 +120,7 @@ def default_covariances(
 ) -> dict[int, Covariance]:
     """C of each layer, damped unless the published procedure is asked for."""
     found = covariances(model, layers, texts=texts, seed=seed)
-    if settings.scale == "absolute":
+    if settings.scale != "residual":
         return found
     return {layer: covariance.damped() for layer, covariance in found.items()}
 
@@ -130,6 +132,6 @@ def default_essence(
     earlier: Sequence[Fact] = (),
 ) -> list[tuple[str, ...]]:
     """The essence prompts that go with the settings: the paper's one, or the model's own."""
-    if settings.scale == "absolute":
+    if settings.scale != "residual":
         return [PUBLISHED for _ in facts]
     return essence_prompts(model, facts, earlier=earlier)

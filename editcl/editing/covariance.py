@@ -18,11 +18,13 @@ from torch import Tensor
 from editcl.editing.cache import cache_folder, keep
 from editcl.encoding import Sentence, encode
 from editcl.errors import EditclError, NonFiniteError
+from editcl.kernels import fused_activations
 from editcl.model import EditableModel, Hook
 
 SAMPLED_ROW_TOKENS = 96
 CORPUS_ROW_TOKENS = 1024
 DAMPING = 1e-3  # of the mean of C's diagonal
+GRAM_BLOCK = 256  # columns; narrower ones are slower than what they save
 
 
 @dataclass(frozen=True)
@@ -174,34 +176,51 @@ def measure(
 ) -> dict[int, Covariance]:
     """One pass: K^T K of all layers, accumulated in float32 on the model's device.
 
-    Every token of the rows counts, up to `tokens`; padding does not.
+    Every token of the rows counts, up to `tokens`; padding does not. Nothing is unembedded, and of
+    the symmetric sums only the upper blocks are added up.
     """
-    sums: dict[int, Tensor] = {}
+    sums = {
+        layer: torch.zeros(model.d_mlp, model.d_mlp, device=model.device) for layer in layers
+    }  # fmt: skip
     kept: list[Tensor] = [torch.empty(0)]
 
     def accumulate(key: Tensor, hook: Hook) -> None:
-        flat = key.reshape(-1, key.shape[-1])[kept[0]].float()
-        layer = hook.layer()
-        sums[layer] = sums.get(layer, 0) + flat.T @ flat
+        flat = key.reshape(-1, key.shape[-1])
+        # Rows that are whole need no copy.
+        flat = (flat if len(kept[0]) == len(flat) else flat[kept[0]]).float()
+        add_upper_gram(sums[hook.layer()], flat)
 
     hooks = {f"blocks.{layer}.mlp.hook_post": accumulate for layer in layers}
     count, width = 0, max(len(row) for row in rows)
     per_batch = max(1, tokens_per_batch // width)
-    with torch.no_grad(), model.hooks(hooks):
+    first = torch.zeros(1, dtype=torch.long, device=model.device)
+    with torch.no_grad(), fused_activations(model.hf), model.hooks(hooks):
         for begin in range(0, len(rows), per_batch):
             inputs = model.pad(rows[begin : begin + per_batch])
             kept[0] = inputs["attention_mask"].reshape(-1).nonzero()[:, 0]
             kept[0] = kept[0][: None if tokens is None else tokens - count]
             with model.stop_before(max(layers) + 1):
-                model.forward(inputs)
+                model.forward(inputs, keep=first)
             count += len(kept[0])
             if tokens is not None and count >= tokens:
                 break
     source = "text sampled from the model" if sampled else f"{len(rows)} given texts"
     for layer, total in sums.items():
+        total.copy_(total.triu() + total.triu(1).T)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(f"keys at layer {layer} are not finite; check the weights.")
     return {layer: Covariance(layer, sums[layer] / count, count, source) for layer in layers}
+
+
+def add_upper_gram(total: Float[Tensor, "d d"], rows: Float[Tensor, "n_rows d"]) -> None:
+    """total += rows^T rows in place, on and above the diagonal; below it stays unfinished.
+
+    By blocks of columns: an eighth of them at a time leaves 9/16 of the multiplications.
+    """
+    d = total.shape[0]
+    width = max(GRAM_BLOCK, -(-d // 8))
+    for i in range(0, d, width):
+        total[i : i + width, i:].addmm_(rows[:, i : i + width].T, rows[:, i:])
 
 
 def base_fingerprint(model: EditableModel) -> str:

@@ -96,10 +96,10 @@ def edit_csv(
     """
     started = time.perf_counter()
     model = model if isinstance(model, EditableModel) else wrap(model, tokenizer)
-    choose_method(method)
+    editor = choose_method(method)
     check_contexts(contexts)
     check_amounts(batch_size, preservation)
-    chosen = resolve_settings(model, settings)
+    chosen = resolve_settings(model, editor, settings)
     table = read_table(source, kind=kind)
     model.check_finite()
     settled = settle_rows(model, table)

@@ -141,15 +141,17 @@ class Preset:
     Attributes:
         layer: where ROME edits.
         layers: where MEMIT does; empty where the papers say nothing.
-        settings: the published objective.
+        settings: ROME's objective as published.
+        batch: MEMIT's.
     """
 
     layer: int
     settings: ValueSettings
+    batch: ValueSettings
     layers: tuple[int, ...] = ()
 
 
-_PUBLISHED = ValueSettings(
+_ROME = ValueSettings(
     steps=20,
     lr=0.5,
     clamp=4.0,
@@ -161,20 +163,24 @@ _PUBLISHED = ValueSettings(
     adapt="coordinate",
     relax=False,
 )
-_PUBLISHED_LLAMA = replace(_PUBLISHED, steps=25, decay=1e-3)
+_MEMIT = replace(_ROME, clamp=0.75, scale="hidden")
+_ROME_LLAMA = replace(_ROME, steps=25, decay=1e-3)
+_MEMIT_LLAMA = replace(_MEMIT, steps=25, decay=1e-3, clamp=4.0)
 
 #: (model_type, n_layers, d_model) -> what the papers and their code use there.
 PRESETS: Mapping[tuple[str, int, int], Preset] = {
-    ("gpt2", 24, 1024): Preset(8, replace(_PUBLISHED, clamp=3.0)),
-    ("gpt2", 36, 1280): Preset(12, _PUBLISHED),
-    ("gpt2", 48, 1600): Preset(17, _PUBLISHED, (13, 14, 15, 16, 17)),
-    ("gptj", 28, 4096): Preset(5, _PUBLISHED, (3, 4, 5, 6, 7, 8)),
-    ("llama", 32, 4096): Preset(5, _PUBLISHED_LLAMA, (4, 5, 6, 7, 8)),
-    ("mistral", 32, 4096): Preset(5, _PUBLISHED_LLAMA, (4, 5, 6, 7, 8)),
-    ("qwen2", 28, 3584): Preset(5, _PUBLISHED_LLAMA, (4, 5, 6, 7, 8)),
+    ("gpt2", 24, 1024): Preset(8, replace(_ROME, clamp=3.0), _MEMIT),
+    ("gpt2", 36, 1280): Preset(12, _ROME, _MEMIT),
+    ("gpt2", 48, 1600): Preset(17, _ROME, _MEMIT, (13, 14, 15, 16, 17)),
+    ("gptj", 28, 4096): Preset(5, _ROME, replace(_MEMIT, steps=25), (3, 4, 5, 6, 7, 8)),
+    ("llama", 32, 4096): Preset(5, _ROME_LLAMA, _MEMIT_LLAMA, (4, 5, 6, 7, 8)),
+    ("mistral", 32, 4096): Preset(5, _ROME_LLAMA, _MEMIT_LLAMA, (4, 5, 6, 7, 8)),
+    ("qwen2", 28, 3584): Preset(5, _ROME_LLAMA, _MEMIT_LLAMA, (4, 5, 6, 7, 8)),
 }
 
-PUBLISHED_SETTINGS = _PUBLISHED
+PUBLISHED_SETTINGS = _ROME
+#: For models that no paper tuned; its layers are not used.
+PLAIN_PRESET = Preset(0, _ROME, _MEMIT)
 
 
 def preset_of(model: EditableModel) -> Preset | None:

@@ -33,6 +33,7 @@ class Plan:
             single fact is met up to 1 / (1 + preservation). Batch methods trade paraphrases
             (lower) for specificity (higher) by it.
         checkpoint: keeps finished values, so that a killed run can go on.
+        values: v* of the facts where it is known already; None: it is sought.
         earlier: facts of earlier edits that are active, for methods that protect them.
     """
 
@@ -45,6 +46,7 @@ class Plan:
     preservation: float = 0.1
     earlier: Sequence[Fact] = ()
     checkpoint: Checkpoint | None = None
+    values: Values | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 v* = v0 + delta, delta = argmin of
     mean_j -log p(o* | x_j + prompt; v := v + delta)                       (the new object)
   + kl * sum_e KL(p(. | e; v + delta) || p(. | e))                         (essence prompts e)
-  + decay * ||delta|| / ||v0||^2                                           (published scale only)
+  + decay * ||delta|| / reference^2                                        (published scales only)
 by Adam, with ||delta|| kept within a clamp. ROME, arXiv:2202.05262, eq. 4; the norm in the decay
 is not squared, as in the authors' code. Only what delta can change is recomputed (`partial.py`),
 every fact of a batch takes its own steps, and facts that have converged leave the batch.
@@ -40,7 +40,7 @@ MEMORY = 1 << 28  # bytes that the activations of a micro-batch may take, about
 PART = 256  # tokens that are worth a pass of their own
 
 _CHOICES = {
-    "scale": ("residual", "absolute"),
+    "scale": ("residual", "absolute", "hidden"),
     "stop_on": ("object", "total"),
     "essence_at": ("end", "subject"),
     "adapt": ("fact", "coordinate"),
@@ -60,7 +60,8 @@ class ValueSettings:
         stop: a fact has converged when its loss falls below this.
         scale: "residual": unit = ||h|| / sqrt(d_model) and reference ||h||, h the residual stream
             behind the layer, so that one setting serves every layer of every model. "absolute":
-            unit = 1 and reference ||v0||, as published.
+            unit = 1 and reference ||v0||, as published for ROME. "hidden": unit = 1 and reference
+            ||h||, as published for MEMIT.
         stop_on: "object": the new object's loss alone decides convergence; "total": everything.
         essence_at: where an essence prompt's prediction is held: at its "end", as the paper says,
             or at the "subject"'s last token, where the authors' code takes it.
@@ -77,7 +78,7 @@ class ValueSettings:
     kl: float = 0.3
     decay: float = 0.0
     stop: float = 0.05
-    scale: Literal["residual", "absolute"] = "residual"
+    scale: Literal["residual", "absolute", "hidden"] = "residual"
     stop_on: Literal["object", "total"] = "object"
     essence_at: Literal["end", "subject"] = "end"
     adapt: Literal["fact", "coordinate"] = "fact"
@@ -508,10 +509,9 @@ def _optimise(
     objective = _Objective(model, batch, layer, settings, with_attention)
     bare, residual_norm = objective.at_start()
     n_facts, d_model = bare.shape
-    if settings.scale == "residual":
-        unit, reference = residual_norm / d_model**0.5, residual_norm
-    else:
-        unit, reference = torch.ones_like(residual_norm), bare.norm(dim=-1)
+    unit = residual_norm / d_model**0.5
+    unit = unit if settings.scale == "residual" else torch.ones_like(unit)
+    reference = bare.norm(dim=-1) if settings.scale == "absolute" else residual_norm
     result = Values(
         delta=torch.zeros_like(bare),
         bare=bare,
@@ -528,7 +528,7 @@ def _optimise(
         deltas = z * unit[left, None, None]
         delta = deltas[:, 0]
         nll, divergence = objective(deltas)
-        decay = settings.decay * delta.norm(dim=-1) / bare[left].norm(dim=-1) ** 2
+        decay = settings.decay * delta.norm(dim=-1) / reference[left] ** 2
         loss = nll + _divergence_weight(settings, step) * divergence + decay
         _check(loss)
         judged = nll if settings.stop_on == "object" else loss

@@ -76,7 +76,7 @@ def way_of(
         method,
         editor,
         choose_layers(model, editor, layers),
-        resolve_settings(model, settings),
+        resolve_settings(model, editor, settings),
         tuple(contexts),
         preservation,
         corpus,

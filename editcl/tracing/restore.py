@@ -29,8 +29,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from editcl.hooks import Hook, HookFunction, StopForward
-from editcl.tracing.cells import Cell
 from editcl.kernels import Prefix, fused_activations
+from editcl.tracing.cells import Cell
 from editcl.tracing.runs import Runs, names, probabilities
 
 CPU_BYTES, GPU_BYTES = 4 * 2**20, 256 * 2**20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack
 from dataclasses import replace
 
 import batches
@@ -9,15 +11,23 @@ import pytest
 import tiny
 import torch
 from batches import FACTS, Problem, plan_for
+from safetensors.torch import load_file
 from torch import Tensor
 
 import editcl
 from editcl.editing.batch import SubjectKeys
-from editcl.editing.covariance import Covariance
+from editcl.editing.covariance import Covariance, measure
+from editcl.editing.essence import PUBLISHED
 from editcl.editing.keys import subject_keys
 from editcl.editing.memit import least_squares, memit, solve_spd
+from editcl.editing.methods import PLAIN_PRESET
 from editcl.editing.rome import mean_direction
+from editcl.editing.trial import tried
+from editcl.editing.values import optimise_values
+from editcl.encoding import Sentence
+from editcl.facts import Fact
 from editcl.model import EditableModel
+from editcl.update import WeightUpdate
 
 PRESERVATION = 0.3
 
@@ -133,3 +143,51 @@ def test_the_new_objects_lead(model: EditableModel, layers: tuple[int, ...]) -> 
 def test_one_fact_of_a_batch_can_be_taken_out(tokenizer, layers: tuple[int, ...]) -> None:
     model, twin = (editcl.wrap(tiny.build("gpt2"), tokenizer) for _ in range(2))
     batches.assert_one_fact_comes_out(model, twin, FACTS, layers, memit)
+
+
+# -- parity with the authors' code ----------------------------------------------------------------
+
+
+def test_values_and_updates_are_those_of_the_authors_code(shared) -> None:
+    folder = shared("parity")
+    cases = json.loads((folder / "cases.json").read_text())
+    expected = load_file(folder / "memit.safetensors")
+    model = editcl.load(folder / "model")
+    facts = [Fact(r["subject"], r["prompt"], r["target_new"]["str"]) for r in cases["requests"]]
+    contexts = [c.replace("{}", "").strip() for c in cases["contexts_memit"]]
+    tokens = load_file(folder / "covariance.safetensors")["token_ids"].tolist()
+    found = measure(model, [1, 2], tokens)
+
+    values = optimise_values(
+        model, facts, 2, contexts, [PUBLISHED] * len(facts), PLAIN_PRESET.batch
+    )
+    hidden = torch.stack([hidden_at_subject(model, fact, 2) for fact in facts])
+    z = torch.stack([expected[f"z.{i}"] for i in range(len(facts))])
+    assert relative(hidden + values.delta, z) < 1e-2
+    assert relative(hidden, z) > 0.1, "the values have moved the hidden states"
+
+    with ExitStack() as stack:
+        for layer in (1, 2):
+            own = subject_keys(model, facts, [layer], contexts)[layer]
+            # Theirs is the mean of the bare prompt's key and of the mean of the others.
+            means = (own[:, :1] + own[:, 1:].mean(1, keepdim=True)) / 2
+            keys = SubjectKeys.of(means, range(len(facts)))
+            solved = found[layer].solve(keys.means)
+            mass = float((keys.means * solved).sum(0).median())
+            weight = cases["memit"]["mom2_update_weight"] / mass  # the paper's lambda
+            u = least_squares(found[layer], keys, weight).float()
+            assert relative(u, expected[f"adj_k.{layer}"]) < 1e-3
+            name = model.down_projection(layer).name
+            update = WeightUpdate(name, u, expected[f"resid.{layer}"])
+            assert relative(update.dense().T, expected[f"update.{layer}"]) < 1e-3
+            stack.enter_context(tried(model, [update]))
+
+
+def hidden_at_subject(model: EditableModel, fact: Fact, layer: int) -> Tensor:
+    (row,) = model.encode([Sentence(fact.prompt, fact.subject)])
+    name = f"blocks.{layer}.hook_resid_post"
+    return model.activations(model.pad([row.ids]), [name])[name][0, row.subject_last]
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
