@@ -282,7 +282,7 @@ def compare(
     from editcl.editing.arms import compare_methods
     from editcl.evaluation import catalogue_cases
 
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = _names(methods)
     if not names:
         raise EditclError("--methods names no method.")
     editable = _load(model, device, dtype)
@@ -314,7 +314,7 @@ def calibrate(
 
 @log_app.command("list")
 def log_list(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False) -> None:
-    """All edits, and whether they are active."""
+    """All edits and skills, and whether they are active."""
     from editcl.console import show_log
 
     editable = _open(model, log)
@@ -323,7 +323,12 @@ def log_list(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False)
             {"id": e.id, **e.to_json(), "active": list(editable.log.active_facts(e))}
             for e in editable.log
         ]
-        _emit(as_json, {"entries": entries}, lambda: show_log(editable.log))
+        skills = [
+            {"id": s.id, **s.to_json(), "active": editable.log.active(s)}
+            for s in editable.log.skills
+        ]
+        body = {"entries": entries, "skills": skills}
+        _emit(as_json, body, lambda: show_log(editable.log))
 
 
 @log_app.command("show")
@@ -333,14 +338,20 @@ def log_show(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """One edit in full."""
-    from editcl.console import show_edit
+    """One edit or skill in full."""
+    from editcl.console import show_edit, show_skill
+    from editcl.log import Skill
 
     editable = _open(model, log)
     with editable.log:
         found = editable.log.get(entry)
-        body = {"id": found.id, **found.to_json(), "active": list(editable.log.active_facts(found))}
-        _emit(as_json, body, lambda: show_edit(found, log, full=True))
+        body = {"id": found.id, **found.to_json()}
+        if isinstance(found, Skill):
+            body["active"] = editable.log.active(found)
+            _emit(as_json, body, lambda: show_skill(found, active=body["active"]))
+        else:
+            body["active"] = list(editable.log.active_facts(found))
+            _emit(as_json, body, lambda: show_edit(found, log, full=True))
 
 
 @log_app.command("rollback")
@@ -459,6 +470,59 @@ def bench_edit(
     _emit(as_json, found.to_dict(), lambda: show_benchmark(found))
 
 
+@bench_app.command("mass")
+def bench_mass(
+    model: Model = None,
+    cases: Annotated[
+        Path | None, typer.Option(help="Table of facts to edit; default: catalogue facts.")
+    ] = None,
+    n_facts: Annotated[int, typer.Option("--n", min=1, help="Facts in one batch.")] = 1000,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of the sequence.")] = 10,
+    methods: Annotated[
+        str, typer.Option(help="Of the sequence, separated by commas; '' for none.")
+    ] = "alphaedit,memit,rome",
+    sizes: Annotated[
+        str, typer.Option(help="Facts by which growth is measured; '' for none.")
+    ] = "10,100,200,1000,2000",
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Facts that the published procedure runs on.")
+    ] = 8,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to save the picture of the growth.")
+    ] = None,
+    sequence_picture: Annotated[
+        Path | None, typer.Option(help="Where to save the picture of the sequence.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Thousands of facts at once and in sequence: quality, speed, memory, growth."""
+    from editcl.benchmarks.mass import bench_mass as run_bench
+    from editcl.console import show_mass
+
+    numbers = _names(sizes)
+    if not all(number.isdigit() and int(number) for number in numbers) or 0 < len(numbers) < 3:
+        raise EditclError(f"--sizes takes three or more numbers of facts, got {sizes!r}.")
+    editable = _load(model, device, dtype)
+    found = run_bench(
+        editable,
+        cases=None if cases is None else _cases(cases, None, n_facts),
+        n_facts=n_facts,
+        batches=batches,
+        methods=_names(methods),
+        sizes=[int(number) for number in numbers],
+        repeats=repeats,
+        seed=seed,
+    )
+    if picture is not None and found.growth is not None:
+        _save_picture(found.growth, picture)
+    if sequence_picture is not None and found.comparison is not None:
+        _save_picture(found.comparison, sequence_picture)
+    _emit(as_json, found.to_dict(), lambda: show_mass(found))
+
+
 # -- helpers --------------------------------------------------------------------------------------
 
 
@@ -468,6 +532,11 @@ def _load(
     from editcl.loading import load
 
     return load(model, device=device, dtype=dtype, log=log)
+
+
+def _names(text: str) -> list[str]:
+    """The parts of a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _cases(source: Path, kind: str | None, limit: int | None) -> list[Case]:

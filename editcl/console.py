@@ -5,7 +5,7 @@ Texts from models, logs and files are shown as they are, never as markup or term
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from editcl.log.entry import one_line
+from editcl.log.skill import Skill
 
 if TYPE_CHECKING:
     from editcl.benchmarks.edit import EditBenchmark
+    from editcl.benchmarks.mass import MassBenchmark
     from editcl.editing.calibrate import Calibration
     from editcl.editing.report import BatchReport
     from editcl.evaluation import Evaluation
@@ -129,27 +131,42 @@ def show_calibration(calibration: Calibration) -> None:
 
 
 def show_log(log: EditLog) -> None:
-    """All entries, one row a fact, up to a screenful for each batch."""
+    """All entries, one row a fact or skill, up to a screenful for each batch."""
     table = Table(title=str(log), title_justify="left", title_style="bold")
     for name in ("id", "fact", "method", "layers", "p(new)", "state", "created"):
         table.add_column(name)
-    for edit in log:
-        active = log.active_facts(edit)
-        for j, sentence in list(enumerate(edit.sentences))[:20]:
-            after = f"{edit.after[j].new:.3f}" if edit.after else "-"
+    for entry in log.timeline:
+        if isinstance(entry, Skill):
+            on = log.active(entry)
+            cells = (entry.id, plain(entry.task), plain(entry.strategy), "-", "-")
+            state = "active" if on else "rolled back"
+            table.add_row(*cells, state, plain(entry.created), style="" if on else "dim")
+            continue
+        active = log.active_facts(entry)
+        for j, sentence in list(enumerate(entry.sentences))[:20]:
+            after = f"{entry.after[j].new:.3f}" if entry.after else "-"
             table.add_row(
-                edit.id if len(edit.facts) == 1 else f"{edit.id}[{j}]",
+                entry.id if len(entry.facts) == 1 else f"{entry.id}[{j}]",
                 plain(sentence),
-                plain(edit.method),
-                ", ".join(map(str, edit.layers)),
+                plain(entry.method),
+                ", ".join(map(str, entry.layers)),
                 after,
                 "active" if active[j] else "rolled back",
-                plain(edit.created),
+                plain(entry.created),
                 style="" if active[j] else "dim",
             )
-        if len(edit.facts) > 20:
-            table.add_row(edit.id, f"... and {len(edit.facts) - 20} more facts")
+        if len(entry.facts) > 20:
+            table.add_row(entry.id, f"... and {len(entry.facts) - 20} more facts")
     console().print(table)
+
+
+def show_skill(skill: Skill, *, active: bool) -> None:
+    """A trained skill: what, how, on top of what."""
+    out = console()
+    out.print(plain(repr(skill)) + Text(", active" if active else ", rolled back"))
+    for name, value in skill.to_json().items():
+        if name not in ("task", "slot", "strategy", "seconds") and value:
+            out.print(plain(f"  {name}: {value}"))
 
 
 def show_report(report: Any) -> None:
@@ -174,13 +191,44 @@ def show_benchmark(found: EditBenchmark) -> None:
     edited = {name: getattr(found, name) for name in names}
     title = f"{found.n_edits} single edits of {found.model} at layer {found.layer} (per cent)"
     out.print(shares_table(title, {"unedited": found.base, "edited": edited}))
+    shown = {*names, "base", "model", "n_edits", "layer"}
+    out.print(_figures_table({n: v for n, v in found.to_dict().items() if n not in shown}))
+
+
+def show_mass(found: MassBenchmark) -> None:
+    """Quality of one batch and of sequences, speed, exactness, growth."""
+    out = console()
+    title = (
+        f"{found.n_facts} facts on {found.model}, MEMIT at layers {list(found.layers)} (per cent)"
+    )
+    rows = {"unedited": found.base, "memit, one batch": found.memit}
+    rows |= {f"{name}, in sequence": shares for name, shares in found.sequential.items()}
+    out.print(shares_table(title, rows))
+    shown = {"model", "n_facts", "layers", "base", "memit", "sequential", "comparison", "growth"}
+    out.print(_figures_table({n: v for n, v in found.to_dict().items() if n not in shown}))
+    if found.growth is not None:
+        table = Table(title="growth, a process a row", title_justify="left", title_style="bold")
+        for name in ("facts", "s", "of it v*", "peak MiB", "added MiB"):
+            table.add_column(name, justify="right")
+        for cost in found.growth.costs:
+            memory = ("?" if x is None else f"{x:.0f}" for x in (cost.peak, cost.added))
+            seconds = (f"{cost.seconds:.1f}", f"{cost.values_seconds:.1f}")
+            table.add_row(str(cost.n_facts), *seconds, *memory)
+        out.print(table)
+        out.print(plain(f"seconds: {found.growth.seconds}; added MiB: {found.growth.added}"))
+
+
+def _figures_table(figures: Mapping[str, Any]) -> Table:
+    """Speed and exactness, a row a figure."""
     table = Table(title="speed and exactness", title_justify="left", title_style="bold")
     table.add_column("measure")
     table.add_column("value", justify="right")
-    for name, value in found.to_dict().items():
-        if name not in (*names, "base", "model", "n_edits", "layer"):
-            table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
-    out.print(table)
+    for name, value in figures.items():
+        values = value if isinstance(value, tuple) else (value,)
+        table.add_row(
+            name, ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
+        )
+    return table
 
 
 def show_answers(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

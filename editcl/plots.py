@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from editcl.benchmarks.growth import Growth
     from editcl.evaluation.compare import Comparison
     from editcl.tracing.average import AverageTrace
     from editcl.tracing.locate import Location
@@ -195,6 +196,34 @@ def plot_comparison(comparison: Comparison, *, path: str | Path | None = None) -
     edited = f"{comparison.n_cases} fact" + ("s" if comparison.n_cases != 1 else "")
     first = f"{edited} edited by each method on {_shown(comparison.model)}"
     _title(figure, first, "with 95 % intervals over facts")
+    return _saved(figure, path)
+
+
+def plot_growth(growth: Growth, *, path: str | Path | None = None) -> Figure:
+    """Seconds and added memory against the number of facts, with the law that fits each."""
+    n = [cost.n_facts for cost in growth.costs]
+    panels = [("seconds", [cost.seconds for cost in growth.costs], growth.seconds)]
+    if growth.added is not None:
+        panels.append(
+            ("memory added, MiB", [cost.added or 0.0 for cost in growth.costs], growth.added)
+        )
+    figure = _figure(4.1 * len(panels), 3.4)
+    for number, (label, measured, law) in enumerate(panels):
+        axis = figure.add_subplot(1, len(panels), number + 1)
+        points = [n[0] * (n[-1] / n[0]) ** (i / 60) for i in range(61)]
+        axis.plot(points, [law.at(x) for x in points], color="#999999", linewidth=1.2)
+        axis.plot(n, measured, "o", color=_METHOD_COLOURS[number], markersize=6)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xticks(n, [str(x) for x in n])
+        axis.minorticks_off()
+        axis.set_xlabel("facts in one batch", fontsize=9)
+        axis.set_ylabel(label, fontsize=9)
+        axis.set_title(str(law), fontsize=8.5, color="#555555")
+        axis.grid(color="#e8e8e8", linewidth=0.7)
+        axis.set_axisbelow(True)
+        axis.tick_params(length=2, labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
     return _saved(figure, path)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 from editcl import cli
+from editcl.loading import load
 
 PROMPT = "{} is located in the city of"
 
@@ -78,6 +80,24 @@ def test_an_edit_is_logged_listed_verified_exported_and_taken_back(run, folder, 
     assert run("log", "reapply", "e0001", *where)[0] == 0
     assert run("log", "rollback", "all", *where)[0] == 0
     assert run("log", "rollback", "e0001", *where)[0] == 1, "nothing of it is active any more"
+
+
+def test_skills_are_listed_shown_and_rolled_back_like_edits(run, folder, tmp_path) -> None:
+    log = tmp_path / "log"
+    model = load(folder, device="cpu", log=log)
+    tensors = {"a": torch.ones(2)}
+    model.log.append_skill(tensors, task="french", slot="french", settings={}, strategy="replay")
+    model.log.close()
+    where = ["--log", log, "--model", folder]
+    assert "french" in run("log", "list", *where)[1]
+    (skill,) = json.loads(run("log", "list", *where, "--json")[1])["skills"]
+    assert skill["id"] == "s0001" and skill["active"] is True
+    assert "replay" in run("log", "show", "s0001", *where)[1]
+    assert json.loads(run("log", "show", "s0001", *where, "--json")[1])["task"] == "french"
+    assert "rolled back 1 skill" in run("log", "rollback", "french", *where)[1]
+    report = json.loads(run("log", "reapply", "s0001", *where, "--json")[1])
+    assert report["skills"][0]["task"] == "french"
+    assert json.loads(run("log", "verify", *where, "--json")[1])["skills"] == 1
 
 
 def test_a_trace_prints_every_token_and_saves_a_picture(run, folder, tmp_path) -> None:
