@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from editcl.errors import AmbiguousFact, EditclError
     from editcl.evaluation import evaluate
     from editcl.facts import Fact
+    from editcl.learning.skills import Skills
     from editcl.loading import load, wrap
     from editcl.log import EditLog
     from editcl.model import EditableModel
@@ -29,6 +30,7 @@ __all__ = [
     "EditableModel",
     "EditclError",
     "Fact",
+    "Skills",
     "calibrate",
     "edit",
     "edit_csv",
@@ -46,6 +48,7 @@ _MODULES = {
     "EditableModel": "editcl.model",
     "EditclError": "editcl.errors",
     "Fact": "editcl.facts",
+    "Skills": "editcl.learning.skills",
     "calibrate": "editcl.editing.calibrate",
     "edit": "editcl.editing.edit",
     "edit_csv": "editcl.editing.many",

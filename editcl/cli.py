@@ -20,6 +20,9 @@ from editcl.errors import EditclError
 
 if TYPE_CHECKING:
     from editcl.evaluation import Case
+    from editcl.learning.skills import Skills
+    from editcl.learning.tasks import Task
+    from editcl.log import Skill
     from editcl.model import EditableModel
 
 app = typer.Typer(
@@ -35,7 +38,11 @@ log_app = typer.Typer(
 bench_app = typer.Typer(
     help="Measure editcl; every published figure comes from here.", no_args_is_help=True
 )
+skills_app = typer.Typer(
+    help="List, ask, judge and take back what was learnt.", no_args_is_help=True
+)
 app.add_typer(log_app, name="log")
+app.add_typer(skills_app, name="skills")
 app.add_typer(bench_app, name="bench")
 
 Model = Annotated[
@@ -53,6 +60,24 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Kind = Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")]
 BatchSize = Annotated[int | None, typer.Option(help="Facts solved at once; default: all.")]
 Picture = Annotated[Path | None, typer.Option(help="Where to save the picture.")]
+Tasks = Annotated[
+    Path, typer.Argument(help="JSON Lines, JSON, CSV or TSV file of a task, or folder of tasks.")
+]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="Name of the task; default: the file's.")
+]
+Template = Annotated[
+    str | None, typer.Option("--prompt", help="Prompt of texts to be labelled, with {text}.")
+]
+Order = Annotated[
+    str | None, typer.Option(help="Of a folder: names, separated by commas; default: all.")
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=2, help="Longer prompts lose their middle; default: an error.")
+]
+TestShare = Annotated[
+    float, typer.Option(help="Share of the rows that judges where no test file does.")
+]
 DEFAULT_LOG = Path("editcl-log")
 
 
@@ -445,6 +470,176 @@ def log_export(
             )
 
 
+@app.command()
+def learn(
+    source: Tasks,
+    task: TaskName = None,
+    strategy: Annotated[
+        str, typer.Option(help="A name in STRATEGIES: per_task, replay, color, ...")
+    ] = "per_task",
+    model: Model = None,
+    log: Log = DEFAULT_LOG,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the optimiser; default: by --epochs.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="How often each row is seen.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Looks at held-out rows without gain; then stop.")
+    ] = None,
+    adapter: Annotated[str, typer.Option(help="lora, dora, ia3, prefix or prompt.")] = "lora",
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Its scale is alpha / rank.")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="all, attention, mlp, or module names by commas.")
+    ] = None,
+    prompt: Template = None,
+    order: Order = None,
+    test_share: TestShare = 0.2,
+    max_tokens: MaxTokens = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder from which a killed training goes on.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Learn a task, or a folder of them one after another, and keep it in a durable log."""
+    from editcl.console import show_learnt
+    from editcl.learning.kinds import AdapterSettings
+    from editcl.learning.settings import TrainSettings
+    from editcl.learning.skills import Skills
+    from editcl.log import EditLog
+
+    stream = _tasks(source, task, prompt, order, test_share, max_tokens, seed)
+    given = {"steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    settings = TrainSettings(**_given(given), patience=patience, seed=seed)
+    chosen = _given({"rank": rank, "alpha": alpha, "targets": _targets(targets)})
+    plain = adapter == "lora" and not chosen  # then a strategy goes on with what it had
+    kind = None if plain else AdapterSettings(adapter, **chosen)
+    editable = _load(model, device, dtype)
+    untouched = Skills(editable)
+    for one in stream:  # before a log is made or anything is trained
+        untouched.check(one, strategy)
+    with EditLog(editable, log):
+        skills = Skills(editable)
+        for one in stream:
+            skills.check(one, strategy)
+        learnt = []
+        for one in stream:
+            place = None if checkpoint is None else checkpoint / one.name
+            learnt.append(
+                skills.learn(
+                    one,
+                    strategy,
+                    settings=settings,
+                    adapter=kind,
+                    checkpoint=place,
+                    seed=seed,
+                    show=not as_json,
+                )
+            )
+        now = {one.name: skills.evaluate(one).score for one in stream if one.test}
+        body = {"log": str(log), "skills": [_skill(skills, s) for s in learnt], "scores": now}
+        _emit(as_json, body, lambda: show_learnt(learnt, now, log))
+
+
+@skills_app.command("list")
+def skills_list(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False) -> None:
+    """What was learnt, by which strategy, and whether it is in use."""
+    from editcl.console import show_skills
+    from editcl.learning.skills import Skills
+
+    editable = _open(model, log)
+    with editable.log:
+        skills = Skills(editable)
+        body = {"skills": [_skill(skills, skill) for skill in editable.log.skills]}
+        _emit(as_json, body, lambda: show_skills(editable.log))
+
+
+@skills_app.command("rollback")
+def skills_rollback(
+    what: Annotated[str, typer.Argument(help="Name of a task, or id of a skill.")],
+    log: Log = DEFAULT_LOG,
+    model: Model = None,
+    after: Annotated[
+        bool, typer.Option("--after", help="Take back everything after it instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a skill back: predictions are exactly those without it."""
+    from editcl.console import show_report
+    from editcl.learning.skills import Skills
+
+    editable = _open(model, log)
+    with editable.log:
+        skills = Skills(editable)
+        report = skills.rollback_to(what) if after else skills.rollback(what)
+        _emit(as_json, _report(report), lambda: show_report(report))
+
+
+@skills_app.command("evaluate")
+def skills_evaluate(
+    source: Tasks,
+    task: TaskName = None,
+    using: Annotated[
+        str, typer.Option(help="told, infer, mixture, none, or the name of a task.")
+    ] = "told",
+    log: Log = DEFAULT_LOG,
+    model: Model = None,
+    prompt: Template = None,
+    order: Order = None,
+    test_share: TestShare = 0.2,
+    max_tokens: MaxTokens = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Judge tasks by their tests: the rows that learning with this seed and share left out."""
+    from editcl.console import show_scores
+    from editcl.learning.skills import Skills
+
+    stream = _tasks(source, task, prompt, order, test_share, max_tokens, seed)
+    editable = _open(model, log)
+    with editable.log:
+        skills = Skills(editable)
+        way = None if using == "none" else using
+        found = {one.name: skills.evaluate(one, way) for one in stream}
+    body = {
+        name: {"score": s.score, "log_prob": s.log_prob, "examples": len(s.log_probs)}
+        for name, s in found.items()
+    }
+    _emit(as_json, {"using": using, "tasks": body}, lambda: show_scores(found, using))
+
+
+@skills_app.command("predict")
+def skills_predict(
+    texts: Annotated[list[str], typer.Argument(help="Prompts.")],
+    using: Annotated[
+        str, typer.Option(help="infer, mixture, none, or the name of a task.")
+    ] = "infer",
+    log: Log = DEFAULT_LOG,
+    model: Model = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of answers that are no labels.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Answer prompts with what was learnt."""
+    from dataclasses import asdict
+
+    from editcl.console import show_answers
+    from editcl.learning.skills import Skills
+
+    editable = _open(model, log)
+    with editable.log:
+        way = None if using == "none" else using
+        answers = Skills(editable).predict(texts, way, max_new_tokens=max_new_tokens)
+    rows = [(a.prompt, a.text, f"{a.log_prob:.3f}", a.task or "-") for a in answers]
+    columns = ("prompt", "answer", "log-prob", "skill")
+    body = {"answers": [asdict(answer) for answer in answers]}
+    _emit(as_json, body, lambda: show_answers(f"answers ({using})", columns, rows))
+
+
 @bench_app.command("edit")
 def bench_edit(
     model: Model = None,
@@ -553,6 +748,59 @@ def _open(model: str | None, log: Path) -> EditableModel:
             "`editcl edit`."
         )
     return _load(model, None, None, log)
+
+
+def _tasks(
+    source: Path,
+    name: str | None,
+    prompt: str | None,
+    order: str | None,
+    test_share: float,
+    max_tokens: int | None,
+    seed: int,
+) -> tuple[Task, ...]:
+    """The tasks of a file or folder."""
+    from editcl.learning.task_files import PROMPT, read_stream, read_task
+
+    template = PROMPT if prompt is None else prompt
+    if not source.is_dir():
+        if order is not None:
+            raise EditclError("--order is of a folder of tasks, and this is no folder.")
+        one = read_task(
+            source,
+            name=name,
+            prompt=template,
+            test_share=test_share,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        return (one,)
+    if name is not None:
+        raise EditclError("--task names the task of a file; those of a folder have their files'.")
+    return read_stream(
+        source,
+        order=None if order is None else _names(order),
+        prompt=template,
+        test_share=test_share,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that are not left at None, for the defaults of what takes them."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _targets(text: str | None) -> str | tuple[str, ...] | None:
+    if text is None or text in ("all", "attention", "mlp"):
+        return text
+    return tuple(_names(text))
+
+
+def _skill(skills: Skills, skill: Skill) -> dict[str, Any]:
+    """An entry as JSON."""
+    return {"id": skill.id, **skill.to_json(), "active": skill in skills.active}
 
 
 def _report(report: Any) -> dict[str, Any]:

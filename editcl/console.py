@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from editcl.evaluation import Evaluation
     from editcl.evaluation.compare import Comparison
     from editcl.evaluation.damage import Damage
+    from editcl.learning.predict import TaskScore
     from editcl.log import Edit, EditLog
     from editcl.tracing import Trace
 
@@ -167,6 +168,63 @@ def show_skill(skill: Skill, *, active: bool) -> None:
     for name, value in skill.to_json().items():
         if name not in ("task", "slot", "strategy", "seconds") and value:
             out.print(plain(f"  {name}: {value}"))
+
+
+def show_learnt(skills: Sequence[Skill], now: Mapping[str, float], log: Path) -> None:
+    """What was just learnt, and how the tasks of it are done after the last one."""
+    table = Table(title=f"learnt by {skills[0].strategy}", title_justify="left", title_style="bold")
+    names = ("id", "task", "before", "after", "in the end", "loss", "examples/s", "s")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("id", "task") else "right")
+    for skill in skills:
+        score, loss = skill.details["score"], skill.details["loss"]
+        table.add_row(
+            skill.id,
+            plain(skill.task),
+            *map(_score, (score["before"], score["after"], now.get(skill.task))),
+            f"{loss['first']:.3f} -> {loss['last']:.3f}",
+            f"{skill.details['examples_per_second']:.0f}",
+            f"{skill.seconds:.1f}",
+        )
+    out = console()
+    out.print(table)
+    take_back = f"editcl skills rollback {one_line(skills[-1].task)} --log {one_line(str(log))}"
+    out.print(plain(f"logged in {log}; take the last one back with {take_back}"))
+
+
+def show_skills(log: EditLog) -> None:
+    """All skills of a log, one row each."""
+    table = Table(title=plain(log), title_justify="left", title_style="bold")
+    for name in ("id", "task", "adapter", "strategy", "before", "after", "state", "created"):
+        table.add_column(name, justify="right" if name in ("before", "after") else "left")
+    for skill in log.skills:
+        score, on = skill.details.get("score", {}), log.active(skill)
+        table.add_row(
+            skill.id,
+            plain(skill.task),
+            plain(skill.slot),
+            plain(skill.strategy),
+            *(_score(score.get(name)) for name in ("before", "after")),
+            "active" if on else "rolled back",
+            plain(skill.created),
+            style="" if on else "dim",
+        )
+    console().print(table)
+
+
+def show_scores(found: Mapping[str, TaskScore], using: str) -> None:
+    """One row a task."""
+    table = Table(title=f"judged with: {one_line(using)}", title_justify="left", title_style="bold")
+    for name in ("task", "score", "log-prob", "examples"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for name, score in found.items():
+        numbers = (f"{score.score:.3f}", f"{score.log_prob:.3f}", str(len(score.log_probs)))
+        table.add_row(plain(name), *numbers)
+    console().print(table)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def show_report(report: Any) -> None:

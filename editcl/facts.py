@@ -121,12 +121,12 @@ def fill(prompt: str, subject: str) -> str:
 def separator(prompt: str, target: str) -> str:
     """What stands between a prompt and the object after it: a space, or nothing.
 
-    Nothing after white space or an opening bracket or quote, and within scripts that are written
-    without spaces (Chinese, Japanese, Thai, but not Korean).
+    Nothing beside white space, after an opening bracket or quote, and within scripts that are
+    written without spaces (Chinese, Japanese, Thai, but not Korean).
     """
     if not prompt or not target:
         return ""
-    if prompt[-1].isspace() or prompt[-1] in _OPENING:
+    if prompt[-1].isspace() or target[0].isspace() or prompt[-1] in _OPENING:
         return ""
     return "" if _spaceless(prompt[-1]) and _spaceless(target[0]) else " "
 

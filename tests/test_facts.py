@@ -157,6 +157,7 @@ def test_braces_in_the_subject_stay_as_they_are() -> None:
         ("in the city of", "Rome", " "),
         ("", "Rome", ""),
         ("the city ", "Rome", ""),
+        ("in the city of", " Rome", ""),
         ("he said “", "Rome", ""),
         ("(", "Rome", ""),
         ("铁塔位于", "罗马", ""),

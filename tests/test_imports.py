@@ -53,6 +53,7 @@ PUBLIC = {
     "EditableModel",
     "EditclError",
     "Fact",
+    "Skills",
     "calibrate",
     "edit",
     "edit_csv",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from editcl.model import EditableModel
 
 TAIL = 16  # the prompt's last tokens that stay where its middle is cut: they hold the question
 WINDOW = 16  # batches that are sorted by length together
+TEXT_SEEN = 64  # tokens of a text that may be looked at to tell which task it is of
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,16 @@ def _texts(
         if not pieces or len(pieces[0]) < 2:
             problems.append(f"text {i}: its {len(ids)} tokens are too few to learn; lengthen it.")
     return found
+
+
+def visible(rows: Sequence[Encoded], kind: str) -> list[Encoded]:
+    """Rows with what may be looked at to tell their task in front of `start`.
+
+    That is the prompt; of texts, of which all is learnt, the way they begin.
+    """
+    if kind != TEXT:
+        return list(rows)
+    return [replace(row, start=min(TEXT_SEEN, len(row.ids))) for row in rows]
 
 
 # -- the order of rows ----------------------------------------------------------------------------

@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from editcl.learning.batches import Encoded, collate, encode_examples
-from editcl.learning.lora import Adapters
+from editcl.encoding import Row
+from editcl.evaluation.prefixes import follow
+from editcl.learning.batches import Encoded, collate, encode_examples, visible
+from editcl.learning.lora import BASE, Adapters
 from editcl.learning.session import TOKENS_PER_BATCH, Route, Session, kept_logits
 from editcl.learning.strategies.base import Strategy
 from editcl.learning.tasks import CLASSIFICATION, TEXT, Example, Task, TaskError
 from editcl.model import EditableModel, micro_batches
-
-TEXT_SEEN = 64  # tokens of a text that a strategy may look at to choose adapters
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,9 +100,7 @@ def score_with(
     Raises:
         TaskError: the task has no test, or one that can't be encoded.
     """
-    rows = encode_test(session.model, task)
-    if task.kind == TEXT:  # all of it is learnt: how it begins may be looked at
-        rows = [replace(row, start=min(TEXT_SEEN, len(row.ids))) for row in rows]
+    rows = visible(encode_test(session.model, task), task.kind)
     with strategy.around(session):
         route = strategy.adapters_for(session, task.name if known else None, rows)
         return score_task(session, task, route)
@@ -132,9 +130,6 @@ def label_log_probs(
 ) -> Float[Tensor, "n_rows n_labels"]:
     """The mean log-probability per token of each label of a task after each prompt.
 
-    Labels that begin alike share a row: only the longest of beginnings is run, and labels of one
-    token are all read off the prompt's own row.
-
     Args:
         adapters: the bank.
         task: its labels, and how long a row may be.
@@ -142,64 +137,84 @@ def label_log_probs(
         route: a route by rows has one adapter for each example.
         tokens_per_batch: bounds the padded tokens of a forward pass.
     """
+    n_labels = len(task.labels)
     asked = [Example(example.prompt, label) for example in examples for label in task.labels]
     rows = encode_examples(
         adapters.model, asked, kind=task.kind, task=task.name, max_tokens=task.max_tokens
     )
-    n_labels = len(task.labels)
-    run: list[Encoded] = []
-    owner: list[int] = []  # the example of each row that is run
-    wanted: list[tuple[int, Encoded, int]] = []  # row that is run, what is read, its place
-    for i in range(len(examples)):
-        own = rows[i * n_labels : (i + 1) * n_labels]
-        for place in sorted(range(n_labels), key=lambda k: -len(own[k].ids)):
-            seen = own[place].ids[:-1]
-            at = len(run)
-            for earlier in range(len(run) - 1, -1, -1):
-                if owner[earlier] != i:
-                    break
-                if run[earlier].ids[: len(seen)] == seen:
-                    at = earlier
-            if at == len(run):
-                run.append(own[place])
-                owner.append(i)
-            wanted.append((at, own[place], i * n_labels + place))
-    return _read(adapters, run, route.of(owner), wanted, tokens_per_batch).reshape(-1, n_labels)
+    own = route.of([i for i in range(len(examples)) for _ in task.labels])
+    found = target_log_probs(adapters, rows, own, tokens_per_batch=tokens_per_batch)
+    means = torch.stack([values.mean() for values in found])
+    return means.reshape(-1, n_labels)
 
 
-def _read(
+def target_log_probs(
     adapters: Adapters,
-    run: Sequence[Encoded],
+    rows: Sequence[Encoded],
     route: Route,
-    wanted: Sequence[tuple[int, Encoded, int]],
-    tokens: int,
-) -> Float[Tensor, " n_wanted"]:
-    """Mean log-probabilities of the targets of `wanted`, each read off one of the rows."""
-    model = adapters.model
-    by_row: dict[int, list[tuple[Encoded, int]]] = defaultdict(list)
-    for at, row, place in wanted:
-        by_row[at].append((row, place))
-    found = torch.zeros(len(wanted), dtype=torch.float64)
-    for chosen in micro_batches([len(row.ids) for row in run], tokens):
-        own = route.of(chosen)
-        places = [(n, p) for n, i in enumerate(chosen) for p in by_row[i]]
-        read = [(n, at, place, 1 / row.n_targets, row.ids[at + 1])
-                for n, (row, place) in places
-                for at in range(row.start - 1, len(row.ids) - 1)]  # fmt: skip
-        owners, positions, slots, weights, tokens_read = zip(*read, strict=True)
-        batch = collate([run[i] for i in chosen], model.pad_id, model.device)
-        picked = replace(
-            batch,
-            row=torch.tensor(owners, device=model.device),
-            position=torch.tensor(positions, device=model.device),
-            targets=torch.tensor(tokens_read, device=model.device),
+    *,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> list[Float[Tensor, " n_targets"]]:
+    """The log-probability of each target of each row.
+
+    What several rows have in front of their targets runs once: prompts, and what prompts begin
+    with. Where no cache can stand, only rows that differ in nothing but their last token share.
+
+    Args:
+        adapters: the bank.
+        rows: with targets.
+        route: a route by rows has one adapter for each row.
+        tokens_per_batch: bounds the padded tokens of a forward pass.
+    """
+    if route.rows is None:
+        with torch.inference_mode(), adapters.using(route.names):
+            if not _may_cache(adapters):
+                return _whole_rows(adapters, rows, tokens_per_batch)
+            plain = [Row(row.ids, -1, -1, row.start) for row in rows]
+            found = follow(adapters.view, plain, tokens_per_batch=tokens_per_batch)
+        return [torch.tensor(one.log_probs, dtype=torch.float64) for one in found]
+    by_place: dict[int, Tensor] = {}
+    for name in dict.fromkeys(route.rows):
+        chosen = [i for i, own in enumerate(route.rows) if own == name]
+        names = Route(() if name == BASE else (name,))
+        part = [rows[i] for i in chosen]
+        read = target_log_probs(adapters, part, names, tokens_per_batch=tokens_per_batch)
+        by_place |= zip(chosen, read, strict=True)
+    return [by_place[i] for i in range(len(rows))]
+
+
+def _may_cache(adapters: Adapters) -> bool:
+    """Whether keys and values can be kept: nothing is put in front, no hook runs a block twice."""
+    view = adapters.view
+    hooked = (block._forward_hooks or block._forward_pre_hooks for block in view.map.blocks)
+    return view.virtual is None and not any(hooked)
+
+
+def _whole_rows(
+    adapters: Adapters, rows: Sequence[Encoded], tokens: int
+) -> list[Float[Tensor, " n_targets"]]:
+    """The same without a cache, through the adapters that are active now."""
+    by_input: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        by_input[row.ids[:-1]].append(i)
+    groups = list(by_input.values())
+    found: dict[int, Tensor] = {}
+    for chosen in micro_batches([len(ids) for ids in by_input], tokens):
+        own = [groups[g] for g in chosen]
+        places = [(n, i) for n, group in enumerate(own) for i in group]
+        read = [(n, at, rows[i].ids[at + 1])
+                for n, i in places
+                for at in range(rows[i].start - 1, len(rows[i].ids) - 1)]  # fmt: skip
+        owners, positions, targets = (
+            torch.tensor(column, device=adapters.model.device) for column in zip(*read, strict=True)
         )
-        with torch.inference_mode(), adapters.using(own.names):
-            logits, _ = kept_logits(adapters, picked, own.rows)
-            taken = logits.float().log_softmax(-1).gather(-1, picked.targets[:, None])[:, 0]
-        weighted = taken.double().cpu() * torch.tensor(weights, dtype=torch.float64)
-        found.index_add_(0, torch.tensor(slots), weighted)
-    return found
+        batch = collate([rows[g[0]] for g in own], adapters.model.pad_id, adapters.model.device)
+        picked = replace(batch, row=owners, position=positions, targets=targets)
+        logits, _ = kept_logits(adapters, picked)
+        taken = logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+        parts = taken.double().cpu().split([rows[i].n_targets for _, i in places])
+        found |= zip((i for _, i in places), parts, strict=True)
+    return [found[i] for i in range(len(rows))]
 
 
 def _classified(adapters: Adapters, task: Task, route: Route, tokens: int) -> TaskScore:

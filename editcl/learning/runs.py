@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 from editcl.errors import EditclError
-from editcl.learning.batches import Encoded, encode_examples
+from editcl.learning.batches import Encoded, encode_examples, visible
 from editcl.learning.comparison import JointRun
 from editcl.learning.drift import general_change
 from editcl.learning.kinds import AdapterSettings
 from editcl.learning.lora import BASE, Adapters
-from editcl.learning.predict import TEXT_SEEN, encode_test, score_task
+from editcl.learning.predict import encode_test, score_task
 from editcl.learning.results import Row, StreamResult, StreamRun
 from editcl.learning.session import Route, Session
 from editcl.learning.settings import TrainSettings
 from editcl.learning.strategies import Sequential, Strategy
 from editcl.learning.survival import active_facts, edit_survival
-from editcl.learning.tasks import TEXT, Task, TaskError, check_stream
+from editcl.learning.tasks import Task, TaskError, check_stream
 from editcl.learning.train import train
 from editcl.model import EditableModel
 from editcl.progress import progress
@@ -86,8 +86,7 @@ class Bench:
             raise EditclError(f"the seeds are {list(seeds)}; give distinct ones, at least one.")
         for task in stream:
             encode_rows(model, task)
-        tests = [encode_test(model, task) for task in stream]
-        asked = [_visible(task, rows) for task, rows in zip(stream, tests, strict=True)]
+        asked = [tuple(visible(encode_test(model, task), task.kind)) for task in stream]
         bank = Adapters(model)
         base = tuple(score_task(bank, task).score for task in stream)
         return cls(
@@ -122,13 +121,12 @@ class Bench:
 
 def one_run(
     bench: Bench, maker: Callable[[], Strategy], seed: int, single: Row | None
-) -> tuple[StreamRun, bool]:
-    """One seed; and whether the strategy must be told the task."""
+) -> StreamRun:
+    """One seed."""
     strategy, session = maker(), bench.session(seed)
     scores, told = [bench.base], [bench.base]
     seconds, trained, sizes, memory = [], [], [], []
     general, survival = [], []
-    must_tell = False
     for task in bench.stream:
         done = train(session, task, strategy, bench.training(seed), show=False)
         seconds.append(done.seconds)
@@ -136,16 +134,15 @@ def one_run(
         sizes.append(_n_parameters(session.adapters))
         memory.append(strategy.memory())
         with strategy.around(session):
-            must_tell = _must_tell(session, strategy, bench.asked[0])
-            lines = [_judged(bench, session, strategy, j, must_tell) for j in range(len(scores[0]))]
-            free = _untold(session, strategy, must_tell)
+            lines = [_judged(bench, session, strategy, j) for j in range(len(scores[0]))]
+            free = _untold(session, strategy)
             if bench.measures.general:
                 general.append(general_change(session.adapters, free).increase)
             if bench.measures.survival and active_facts(bench.model):
                 survival.append(edit_survival(session.adapters, free).share)
         scores.append(tuple(line[0] for line in lines))
         told.append(tuple(line[1] for line in lines))
-    run = StreamRun(
+    return StreamRun(
         seed=seed,
         scores=tuple(scores),
         seconds=tuple(seconds),
@@ -157,37 +154,23 @@ def one_run(
         general=tuple(general),
         survival=tuple(survival),
     )
-    return run, must_tell
 
 
-def _judged(
-    bench: Bench, session: Session, strategy: Strategy, j: int, must_tell: bool
-) -> tuple[float, float]:
+def _judged(bench: Bench, session: Session, strategy: Strategy, j: int) -> tuple[float, float]:
     """The score on a task as the strategy is used, and with the task told."""
     task, rows = bench.stream[j], bench.asked[j]
     route = strategy.adapters_for(session, task.name, rows)
     told = score_task(session, task, route).score
-    if must_tell:
+    if strategy.must_be_told:
         return told, told
     free = strategy.adapters_for(session, None, rows)
     same = _flat(free, len(rows)) == _flat(route, len(rows))
     return (told if same else score_task(session, task, free).score), told
 
 
-def _must_tell(session: Session, strategy: Strategy, rows: Sequence[Encoded]) -> bool:
-    """Whether a strategy can't choose adapters without being told the task: it says so."""
-    try:
-        strategy.adapters_for(session, None, rows)
-    except EditclError:
-        return True
-    return False
-
-
-def _untold(
-    session: Session, strategy: Strategy, must_tell: bool
-) -> Route | Callable[[list[Encoded]], Route]:
+def _untold(session: Session, strategy: Strategy) -> Route | Callable[[list[Encoded]], Route]:
     """The routing of text that belongs to no task: of a strategy that must be told, the base."""
-    if must_tell:
+    if strategy.must_be_told:
         return Route()
     return lambda rows: strategy.adapters_for(session, None, rows)
 
@@ -197,13 +180,6 @@ def _flat(route: Route, n_rows: int) -> tuple[tuple[str, ...], ...]:
     if route.rows is None:
         return (route.names,) * n_rows
     return tuple(() if name == BASE else (name,) for name in route.rows)
-
-
-def _visible(task: Task, rows: Sequence[Encoded]) -> tuple[Encoded, ...]:
-    """Test rows with what a strategy may look at in front of `start`."""
-    if task.kind != TEXT:
-        return tuple(rows)
-    return tuple(replace(row, start=min(TEXT_SEEN, len(row.ids))) for row in rows)
 
 
 def encode_rows(model: EditableModel, task: Task) -> list[Encoded]:

@@ -56,11 +56,10 @@ def evaluate_stream(
     make = _makers([strategy])
     ((name, maker),) = make.items()
     single = single_scores(bench, show_progress=show_progress)
-    runs, must_tell = [], False
+    runs = []
     for seed in progress(bench.seeds, f"{name} on {len(stream)} tasks", show=show_progress):
-        run, must_tell = one_run(bench, maker, seed, single.get(seed))
-        runs.append(run)
-    return bench.result(name, runs, must_tell)
+        runs.append(one_run(bench, maker, seed, single.get(seed)))
+    return bench.result(name, runs, maker().must_be_told)
 
 
 def compare_strategies(
@@ -103,11 +102,9 @@ def compare_strategies(
     single = single_scores(bench, show_progress=show_progress)
     work = [(name, seed) for name in makers for seed in bench.seeds]
     runs: dict[str, list[StreamRun]] = {name: [] for name in makers}
-    must_tell = {}
     for name, seed in progress(work, f"{len(makers)} strategies", show=show_progress):
-        run, must_tell[name] = one_run(bench, makers[name], seed, single.get(seed))
-        runs[name].append(run)
-    found = [bench.result(name, runs[name], must_tell[name]) for name in makers]
+        runs[name].append(one_run(bench, makers[name], seed, single.get(seed)))
+    found = [bench.result(name, runs[name], make().must_be_told) for name, make in makers.items()]
     wanted = bench.seeds if joint else ()
     bound = [joint_run(bench, seed) for seed in progress(wanted, "joint", show=show_progress)]
     return StrategyComparison(model.name, bench.names, tuple(found), tuple(bound))

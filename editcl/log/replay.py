@@ -21,6 +21,7 @@ from editcl.log.skill import Note, Skill
 from editcl.log.state import Factors, LiveWeights
 
 KEPT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SKILL_DTYPES = (*KEPT_DTYPES, torch.float64, torch.int32, torch.int64)  # rows of token ids too
 
 
 class TensorSource(Protocol):
@@ -98,7 +99,7 @@ def check_skill_tensors(tensors: Mapping[str, Tensor]) -> None:
     if not tensors:
         raise ValueError("it has no tensors")
     for name, tensor in tensors.items():
-        if tensor.dtype not in KEPT_DTYPES or not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in SKILL_DTYPES or not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} is {tensor.dtype} or not finite")
 
 

@@ -113,3 +113,11 @@ def test_an_epoch_has_every_row_once_in_batches_of_like_lengths(n, size) -> None
         assert order != epoch_order(lengths, size, seed=1, epoch=1)
         padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in order)
         assert padded < 1.25 * sum(lengths)
+
+
+def test_a_completion_that_brings_its_space_gets_no_second_one(model) -> None:
+    plain, spaced = (
+        encode_examples(model, [Example("The tower is", completion)])
+        for completion in ("in Paris", " in Paris")
+    )
+    assert plain == spaced

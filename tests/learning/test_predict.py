@@ -11,9 +11,10 @@ from lessons import QUICK, answered, labelled, session
 from editcl.learning.batches import encode_examples
 from editcl.learning.predict import label_log_probs, score_task, score_with
 from editcl.learning.session import Route
-from editcl.learning.strategies import PerTask
+from editcl.learning.strategies import Control, PerTask
 from editcl.learning.tasks import Example, Task, TaskError
 from editcl.learning.train import train
+from editcl.model import EditableModel
 
 LABELS = ("very red", "red", "very red wine", "blue", "very")
 
@@ -115,3 +116,45 @@ def test_prompts_that_are_too_long_lose_their_middle_in_judging_too() -> None:
 def test_a_task_without_a_test_is_not_judged() -> None:
     with pytest.raises(TaskError, match="has no test"):
         score_task(session(), replace(labelled("one"), test=()))
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt", "ia3"])
+def test_labels_behind_virtual_tokens_are_judged_without_a_cache(kind) -> None:
+    own, task = session(kind=kind), labelled("one", LABELS)
+    train(own, task, PerTask(), QUICK, show=False)
+    found = label_log_probs(own.adapters, task, task.test[:2], Route(("one",)))
+    for i, example in enumerate(task.test[:2]):
+        asked = [Example(example.prompt, label) for label in LABELS]
+        rows = encode_examples(own.model, asked, kind="classification")
+        naive = [naive_log_prob(own, row, ("one",)) for row in rows]
+        assert found[i].tolist() == pytest.approx(naive, abs=1e-4)
+
+
+def test_labels_are_judged_inside_of_what_a_strategy_does_to_the_blocks() -> None:
+    own, task = session(), labelled("one", LABELS)
+    strategy = Control()
+    train(own, task, strategy, replace(QUICK, steps=20), show=False)
+    with strategy.around(own):
+        found = label_log_probs(own.adapters, task, task.test, Route(("shared",)))
+        for i, example in enumerate(task.test):
+            asked = [Example(example.prompt, label) for label in LABELS]
+            rows = encode_examples(own.model, asked, kind="classification")
+            naive = [naive_log_prob(own, row, ("shared",)) for row in rows]
+            assert found[i].tolist() == pytest.approx(naive, abs=1e-4)
+
+
+def test_prompts_run_once_for_all_labels(learnt, monkeypatch) -> None:
+    own, _, task = learnt
+    n_tokens = []
+    forward = EditableModel.forward_caching
+
+    def counting(self, inputs, **options):
+        n_tokens.append(inputs["input_ids"].numel())
+        return forward(self, inputs, **options)
+
+    monkeypatch.setattr(EditableModel, "forward_caching", counting)
+    label_log_probs(own.adapters, task, task.test, Route(("one",)))
+    rows = encode_examples(
+        own.model, [Example(e.prompt, label) for e in task.test for label in LABELS], kind=task.kind
+    )
+    assert 0 < sum(n_tokens) < 0.6 * sum(len(row.ids) for row in rows)

@@ -44,11 +44,13 @@ class Strategy:
     """Abstract base; concrete strategies are final, one small file each.
 
     A strategy with `places` chooses adapters in `place` and `adapters_for`; the others leave that
-    to the default, one shared adapter that is trained on, and so combine with any that does.
+    to the default, one shared adapter that is trained on, and so combine with any that does. One
+    that `must_be_told` the task can't choose adapters for prompts of which the task is not known.
     """
 
     name: ClassVar[str]
     places: ClassVar[bool] = False
+    must_be_told: ClassVar[bool] = False
 
     # -- before the first step --------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class Strategy:
 
         Args:
             session: with the bank.
-            task_name: None where the task is not known.
+            task_name: None where the task is not known; not for one that `must_be_told`.
             rows: what is asked: of each, only the tokens before `start` may be looked at.
         """
         return Route((SHARED,) if SHARED in session.adapters.names else ())
@@ -165,6 +167,10 @@ class _Combined(Strategy):
             raise EditclError("there is nothing to combine; give at least one strategy.")
         self.parts = tuple(parts)
         self._placing = next((part for part in parts if part.places), parts[0])
+
+    @property
+    def must_be_told(self) -> bool:  # type: ignore[override]  # its parts' say
+        return self._placing.must_be_told
 
     def place(self, session: Session, task: Task) -> None:
         self._placing.place(session, task)

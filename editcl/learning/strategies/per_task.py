@@ -26,6 +26,7 @@ class PerTask(Strategy):
 
     name: ClassVar[str] = "per_task"
     places: ClassVar[bool] = True
+    must_be_told: ClassVar[bool] = True
 
     def place(self, session: Session, task: Task) -> None:
         """Adds the task's adapter."""

@@ -1,0 +1,99 @@
+"""The shipped stream: four tasks on the embedded model that overwrite one another.
+
+All ask for the kind of a subject that the model knows facts about (person, city, company, country),
+each in its own words:
+
+    boxes    "Put Marie Curie into the box for a"     person, city, company, country
+    cards    "The card of Marie Curie is"             red, blue, green, yellow
+    codes    "Code for Marie Curie:"                  A 1, B 2, C 3, D 4
+    signs    "? Marie Curie ?"                        who, where, which, what land
+
+What one adapter has learnt of one task, the next task's training turns into its own words. Test
+subjects are in no task's training. Written by `python -m editcl.learning.shipped --out FOLDER`;
+the same facts give the same bytes. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from editcl.catalogue import known_facts, relations
+from editcl.embedded import data_folder
+from editcl.learning.task_files import read_stream
+from editcl.learning.tasks import Task
+
+KINDS = ("person", "city", "company", "country")
+TRAIN, TEST = 60, 20  # subjects of each kind
+SEED = 0
+#: Of each task the prompt, and the answer for each of the KINDS.
+TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "boxes": ("Put {} into the box for a", KINDS),
+    "cards": ("The card of {} is", ("red", "blue", "green", "yellow")),
+    "codes": ("Code for {}:", ("A 1", "B 2", "C 3", "D 4")),
+    "signs": ("? {} ?", ("who", "where", "which", "what land")),
+}
+
+
+def shipped_stream() -> tuple[Task, ...]:
+    """The four tasks, in the order in which they are learnt.
+
+    Raises:
+        EditclError: the installation lacks them.
+    """
+    return read_stream(data_folder() / "streams" / "kinds", order=tuple(TASKS))
+
+
+def subjects_by_kind() -> dict[str, list[str]]:
+    """Subjects that are of one of the KINDS and of nothing else, as their relations tell."""
+    allowed: dict[str, set[str]] = {}
+    kinds = relation_kinds()
+    for fact in known_facts():
+        own = kinds[fact.relation]
+        allowed[fact.subject] = allowed.get(fact.subject, own) & own
+    found: dict[str, list[str]] = defaultdict(list)
+    for subject, own in allowed.items():
+        if len(own) == 1:
+            found[next(iter(own))].append(subject)
+    return {kind: sorted(found[kind]) for kind in KINDS}
+
+
+def relation_kinds() -> dict[str, set[str]]:
+    """Of each relation, the kinds of subject that it applies to."""
+    path = data_folder() / "relations.json"
+    loaded = json.loads(path.read_text(encoding="utf-8"))["relations"]
+    return {name: set(loaded[name]["subject_kinds"]) for name in relations()}
+
+
+def write_stream(folder: Path) -> None:
+    """Writes `<task>.train.jsonl` and `<task>.test.jsonl` of all tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: dict[str, list[str]] = {}
+    for kind, subjects in subjects_by_kind().items():
+        drawn[kind] = random.Random(f"{SEED} {kind}").sample(subjects, TRAIN + TEST)
+    for task, (prompt, answers) in TASKS.items():
+        for part, own in (("train", slice(TRAIN)), ("test", slice(TRAIN, None))):
+            rows = [
+                {"prompt": prompt.replace("{}", subject), "completion": answer}
+                for kind, answer in zip(KINDS, answers, strict=True)
+                for subject in drawn[kind][own]
+            ]
+            random.Random(f"{SEED} {task} {part}").shuffle(rows)
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            path = folder / f"{task}.{part}.jsonl"
+            path.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Write the shipped stream of tasks.")
+    parser.add_argument("--out", type=Path, default=Path("data/streams/kinds"))
+    write_stream(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()
