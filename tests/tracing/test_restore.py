@@ -7,9 +7,9 @@ import tiny
 import torch
 
 import editcl
+from editcl.kernels import fused_activations
 from editcl.model import EditableModel
 from editcl.tracing.cells import KINDS, Cell, cell, default_window
-from editcl.kernels import fused_activations
 from editcl.tracing.reference import published_cells
 from editcl.tracing.restore import null_cells_hold, restored_cells
 from editcl.tracing.runs import Corruption, Runs, ask, gaussian, run
