@@ -673,6 +673,9 @@ def bench_mass(
     ] = None,
     n_facts: Annotated[int, typer.Option("--n", min=1, help="Facts in one batch.")] = 1000,
     batches: Annotated[int, typer.Option(min=1, help="Batches of the sequence.")] = 10,
+    others: Annotated[
+        str, typer.Option(help="Methods beside MEMIT in one batch; '' for none.")
+    ] = "memit-published,ft-m",
     methods: Annotated[
         str, typer.Option(help="Of the sequence, separated by commas; '' for none.")
     ] = "alphaedit,memit,rome",
@@ -706,6 +709,7 @@ def bench_mass(
         cases=None if cases is None else _cases(cases, None, n_facts),
         n_facts=n_facts,
         batches=batches,
+        others=_names(others),
         methods=_names(methods),
         sizes=[int(number) for number in numbers],
         repeats=repeats,

@@ -260,9 +260,20 @@ def show_mass(found: MassBenchmark) -> None:
         f"{found.n_facts} facts on {found.model}, MEMIT at layers {list(found.layers)} (per cent)"
     )
     rows = {"unedited": found.base, "memit, one batch": found.memit}
+    rows |= {f"{name}, one batch": shares for name, shares in found.one_batch.items()}
     rows |= {f"{name}, in sequence": shares for name, shares in found.sequential.items()}
     out.print(shares_table(title, rows))
-    shown = {"model", "n_facts", "layers", "base", "memit", "sequential", "comparison", "growth"}
+    shown = {
+        "model",
+        "n_facts",
+        "layers",
+        "base",
+        "memit",
+        "one_batch",
+        "sequential",
+        "comparison",
+        "growth",
+    }
     out.print(_figures_table({n: v for n, v in found.to_dict().items() if n not in shown}))
     if found.growth is not None:
         table = Table(title="growth, a process a row", title_justify="left", title_style="bold")

@@ -52,6 +52,7 @@ class MassBenchmark:
         layers: where MEMIT edited.
         base: shares of the unedited model.
         memit: shares after one batch of all facts.
+        one_batch: the same of other methods.
         memit_seconds: of that call of `edit_csv`, covariance ready, receipts included.
         sequential: shares after the last of several batches, by method.
         comparison: the same in full.
@@ -75,6 +76,7 @@ class MassBenchmark:
     layers: tuple[int, ...]
     base: Shares
     memit: Shares
+    one_batch: Mapping[str, Shares]
     memit_seconds: float
     sequential: Mapping[str, Shares]
     comparison: Comparison | None
@@ -96,6 +98,7 @@ class MassBenchmark:
         """The figures as JSON-able data; of the comparison only what `sequential` says."""
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "one_batch": dict(self.one_batch),
             "sequential": dict(self.sequential),
             "growth": None if self.growth is None else self.growth.to_dict(),
             "comparison": None,
@@ -108,6 +111,7 @@ def bench_mass(
     cases: Sequence[Case] | None = None,
     n_facts: int = 1000,
     batches: int = 10,
+    others: Sequence[str] = ("memit-published", "ft-m"),
     methods: Sequence[str] = ("alphaedit", "memit", "rome"),
     sizes: Sequence[int] = (10, 100, 200, 1000, 2000),
     repeats: int = 8,
@@ -121,6 +125,7 @@ def bench_mass(
         cases: facts with probes; by default catalogue facts.
         n_facts: how many to edit at most.
         batches: of the sequence.
+        others: methods that edit the same facts in one batch, to compare with; () for none.
         methods: of the sequence; () to leave it out.
         sizes: numbers of facts of the growth, three at least; () to leave it out.
         repeats: facts that the published procedure runs on, and runs of what is timed.
@@ -139,6 +144,7 @@ def bench_mass(
     covariances(model, range(model.n_layers), seed=seed)  # "covariance ready"
     base = _shares(evaluate(model, chosen))
     memit = _one_batch(model, chosen, seed)
+    beside = compare_methods(model, chosen, others, seed=seed) if others else None
     sequence = None
     if methods:
         size = -(-len(chosen) // batches)
@@ -153,9 +159,8 @@ def bench_mass(
         layers=way.layers,
         base=base,
         **memit,
-        sequential={}
-        if sequence is None
-        else {name: _shares(sequence[name].evaluation) for name in methods},
+        one_batch=_by_method(beside, others),
+        sequential=_by_method(sequence, methods),
         comparison=sequence,
         values_speedup=speed,
         values_per_second=rates,
@@ -173,6 +178,12 @@ def bench_mass(
 def _shares(evaluation: Evaluation) -> Shares:
     summary = evaluation.summary()
     return {name: summary.get(name) for name in SHARES}
+
+
+def _by_method(comparison: Comparison | None, methods: Sequence[str]) -> dict[str, Shares]:
+    if comparison is None:
+        return {}
+    return {name: _shares(comparison[name].evaluation) for name in methods}
 
 
 def _one_batch(model: EditableModel, cases: Sequence[Case], seed: int) -> dict[str, Any]:

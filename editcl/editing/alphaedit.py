@@ -7,18 +7,21 @@ earlier edits, whose values must stay. Departures: the authors keep eigenvalues 
 means nothing on another model; here the null space is what holds `energy` of C's trace. lambda
 is `preservation` times the median squared length of a projected key (theirs: 10). Subjects that are
 edited again are not protected by their key, which would forbid the edit; the prompts of their
-earlier facts are held while v* is sought instead. Solved within the null space, in float64.
+earlier facts are held while v* is sought instead. The layers left are solved for together
+(`look_ahead` in batch.py), with A = P (V + sum_e k k^T) P + lambda I in each one's null space and V
+what the keys of one subject differ by. Solved there, in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editcl.editing.batch import SubjectKeys, spread, subject_groups
+from editcl.editing.batch import SubjectKeys, look_ahead, subject_groups
 from editcl.editing.covariance import Covariance
 from editcl.editing.keys import subject_keys
 from editcl.editing.memit import solve_spd
@@ -38,39 +41,54 @@ def null_space(
     return vectors[:, : max(1, int((held <= energy).sum()))]
 
 
+@dataclass(frozen=True)
+class NullSpace:
+    """What AlphaEdit knows of one layer.
+
+    Attributes:
+        basis: orthonormal directions that may be written.
+        earlier: sum over the subjects of earlier edits of k k^T; None if there are none.
+    """
+
+    basis: Float[Tensor, "d_mlp n_directions"]
+    earlier: Float[Tensor, "d_mlp d_mlp"] | None = None
+
+
 def projected(
-    basis: Float[Tensor, "d_mlp n_directions"],
-    keys: SubjectKeys,
-    earlier: Float[Tensor, "d_mlp d_mlp"] | None,
-    preservation: float,
-) -> Float[Tensor, "d_mlp n_subjects"]:
-    """U of the equation above, in the coordinates of the null space."""
-    moment = keys.moment if earlier is None else keys.moment + earlier
-    means = basis.T @ keys.means
-    ridge = preservation * means.square().sum(0).median()
-    eye = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
-    return basis @ solve_spd(basis.T @ moment @ basis + ridge * eye, means)
+    spaces: Mapping[int, NullSpace], keys: Mapping[int, SubjectKeys], preservation: float
+) -> dict[int, Tensor]:
+    """A^-1 K [d_mlp, n_subjects] of each layer, in the coordinates of its null space."""
+    means = {layer: spaces[layer].basis.T @ own.means for layer, own in keys.items()}
+    lengths = torch.stack([k.square().sum(0) for k in means.values()])
+    ridge = preservation * lengths.sum(0).median()
+    found = {}
+    for layer, k in means.items():
+        basis, earlier = spaces[layer].basis, spaces[layer].earlier
+        moment = keys[layer].moment if earlier is None else keys[layer].moment + earlier
+        eye = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+        found[layer] = basis @ solve_spd(basis.T @ moment @ basis - k @ k.T + ridge * eye, k)
+    return found
 
 
 def alphaedit(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
     """AlphaEdit with the plan's layers and the plan's earlier facts."""
     again = {fact.subject.casefold() for fact in facts}
     earlier = [fact for fact in plan.earlier if fact.subject.casefold() not in again]
-    ranks: dict[int, int] = {}
+    spaces = {layer: null_space(plan.covariances[layer]) for layer in plan.layers}
 
-    def directions(layer: int, keys: SubjectKeys) -> Tensor:
-        basis = null_space(plan.covariances[layer])
-        ranks[layer] = basis.shape[1]
-        protected = None
+    def metric(keys: Mapping[int, SubjectKeys]) -> Mapping[int, Tensor]:
+        held: dict[int, Tensor | None] = dict.fromkeys(keys)
         if earlier:
-            known = subject_keys(model, earlier, [layer], plan.contexts[:1])[layer]
-            protected = SubjectKeys.of(known, subject_groups(earlier)).moment
-        return projected(basis, keys, protected, plan.preservation)
+            known = subject_keys(model, earlier, list(keys), plan.contexts[:1])
+            groups = subject_groups(earlier)
+            held = {layer: SubjectKeys.of(known[layer], groups).moment for layer in keys}
+        own = {layer: NullSpace(spaces[layer], held[layer]) for layer in keys}
+        return projected(own, keys, plan.preservation)
 
-    solution = spread(model, facts, plan, directions)
+    solution = look_ahead(model, facts, plan, metric)
     details = {
         **solution.details,
-        "null_space": {str(layer): rank for layer, rank in ranks.items()},
+        "null_space": {str(layer): basis.shape[1] for layer, basis in spaces.items()},
         "protected_facts": len(earlier),
     }
     return Solution(solution.updates, solution.values, details)

@@ -1,19 +1,31 @@
-"""What batch editors share: one key a subject, and the residual spread over the edited layers.
+"""What batch editors share: one key a subject, and the residual that the edited layers write.
 
-    for l in layers:  Delta_l = sum_g u_g (sum_{i in g} r_i)^T,  r_i = remaining_i / share(left)
+    for l in layers:  Delta_l = sum_g u_g (sum_{i in g} r_i)^T
 
-u_g [d_mlp] is the method's own; g runs over subjects, "left" counts layers. Facts that share a
-subject have the same key up to noise, and asking one key for two values suppresses both
-(MEMIT-Merge, arXiv:2502.07322); so every subject is solved for once, with the sum of its facts'
-deltas as the value, and each fact keeps its own column (u_g, r_i): taking it out leaves its mates
-what they had. "remaining" is measured anew at the last layer after each edited one (MEMIT,
-arXiv:2210.07229, algorithm 1). Knows no method's equation.
+u_g [d_mlp] is the method's own; g runs over subjects. Facts that share a subject have the same key
+up to noise, and asking one key for two values suppresses both (MEMIT-Merge, arXiv:2502.07322); so
+every subject is solved for once, with the sum of its facts' deltas as the value, and each fact
+keeps its own column (u_g, r_i): taking it out leaves its mates what they had. What remains to be
+written is measured anew at the last layer after each edited one (MEMIT, arXiv:2210.07229,
+algorithm 1). Two ways to divide it among the layers:
+
+- `spread`, as published: r_i = remaining_i / share(layers left), u of one layer at a time.
+- `look_ahead`: every layer solves for all layers left at once and writes its own part,
+
+      min over Delta of  sum_g |sum_m Delta_m^T k_gm - r_g|^2 + sum_m tr(Delta_m^T A_m Delta_m)
+      U_l = A_l^-1 K_l (I + sum_m K_m^T A_m^-1 K_m)^-1,   m from l to the last layer,
+
+  with A_m the method's metric. Each subject is written where its key can best be told from others,
+  and no layer writes what a later one would have to correct; at one layer the two are the same.
+  What follows in higher layers from writing in lower ones is left to the next measuring.
+
+Knows no method's equation.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +81,8 @@ class SubjectKeys:
 
 #: From the keys of a batch at a layer to u [d_mlp, n_subjects].
 Directions = Callable[[int, SubjectKeys], Float[Tensor, "d_mlp n_subjects"]]
+#: From the keys at each layer left to A^-1 K [d_mlp, n_subjects] of each.
+Metric = Callable[[Mapping[int, SubjectKeys]], Mapping[int, Tensor]]
 
 
 def subject_groups(facts: Sequence[Fact]) -> list[int]:
@@ -86,7 +100,7 @@ def spread(
     share: Callable[[int], float] = float,
     with_attention: bool = False,
 ) -> Solution:
-    """Solves layer after layer; the model is as before afterwards.
+    """Solves layer after layer, each for its share; the model is as before afterwards.
 
     Args:
         model: the model.
@@ -99,6 +113,55 @@ def spread(
     Raises:
         EditclError: several layers on a model that normalises what its MLPs write.
     """
+    groups = subject_groups(facts)
+
+    def step(left: Sequence[int]) -> tuple[Tensor, float]:
+        keys = subject_keys(model, facts, left[:1], plan.contexts, plan.rephrased)[left[0]]
+        return directions(left[0], SubjectKeys.of(keys, groups)), 1 / share(len(left))
+
+    return _layer_by_layer(model, facts, plan, step, with_attention)
+
+
+def look_ahead(model: EditableModel, facts: Sequence[Fact], plan: Plan, metric: Metric) -> Solution:
+    """Solves layer after layer, each for all that are left; the model is as before afterwards.
+
+    Args:
+        model: the model.
+        facts: the batch.
+        plan: layers, covariances, settings.
+        metric: the method's A^-1 K of each layer.
+
+    Raises:
+        EditclError: several layers on a model that normalises what its MLPs write.
+    """
+    groups = subject_groups(facts)
+
+    def step(left: Sequence[int]) -> tuple[Tensor, float]:
+        found = subject_keys(model, facts, left, plan.contexts, plan.rephrased)
+        keys = {layer: SubjectKeys.of(found[layer], groups) for layer in left}
+        return joint_directions(keys, metric(keys)), 1.0
+
+    return _layer_by_layer(model, facts, plan, step)
+
+
+def joint_directions(
+    keys: Mapping[int, SubjectKeys], solved: Mapping[int, Tensor]
+) -> Float[Tensor, "d_mlp n_subjects"]:
+    """U of the first of the layers, by the equation of `look_ahead`; `solved` is A^-1 K."""
+    gram = sum(keys[layer].means.T @ solved[layer] for layer in keys)
+    assert isinstance(gram, Tensor), "there is a layer at least"
+    system = gram + torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(system, solved[next(iter(keys))].T).T  # both are symmetric
+
+
+def _layer_by_layer(
+    model: EditableModel,
+    facts: Sequence[Fact],
+    plan: Plan,
+    step: Callable[[Sequence[int]], tuple[Tensor, float]],
+    with_attention: bool = False,
+) -> Solution:
+    """v*, then each layer's u and part of the residual from `step`, which gets the layers left."""
     layers, groups = plan.layers, subject_groups(facts)
     if len(layers) > 1 and not adds_what_it_writes(model, layers[-1]):
         raise EditclError(
@@ -130,11 +193,10 @@ def spread(
             if start is not None and i:
                 reached = _hidden(model, facts, layers[-1]) - start
                 remaining = remaining - _mean_by_group(reached, group, each=True)
-            keys = subject_keys(model, facts, [layer], plan.contexts, plan.rephrased)[layer]
-            u = directions(layer, SubjectKeys.of(keys, groups))
-            residual = remaining / share(len(layers) - i)
+            u, part = step(layers[i:])
             name = model.down_projection(layer).name
-            updates.append(WeightUpdate(name, u.float()[:, group], residual.T.contiguous()))
+            residual = (part * remaining).T.contiguous()
+            updates.append(WeightUpdate(name, u.float()[:, group], residual))
             if i + 1 < len(layers):
                 stack.enter_context(tried(model, updates[-1:]))
     details = {**figures(values), "values_seconds": round(seconds, 3)}

@@ -21,7 +21,7 @@ from editcl.model import EditableModel
 OLD_OBJECT_TOKENS = 10
 #: Where an object ends: at punctuation, but not at the period of an initial or of "St.".
 END = re.compile(r"[,;:!?\n()\[\]\"”]|(?<!\b[A-Z])(?<!\bSt)(?<!\bMt)(?<!\bDr)\.")
-NEAR_BEST = 0.02  # of a layer's score, to be edited beside the best one
+NEAR_BEST = 0.04  # of a layer's score, to be edited beside the best one
 
 
 def choose_method(method: str) -> Editor:

@@ -3,38 +3,63 @@
     U = (lambda C + sum_g mean_j k_gj k_gj^T)^-1 K,   Delta_l = U R^T
 
 K holds the subjects' mean keys, j runs over their contexts (every context's key is asked, not the
-mean alone, as in rome.py), R the residual left for layer l. Two departures from the authors' code:
-facts of one subject are merged (batch.py), and lambda is free of scale,
+mean alone, as in rome.py), R what is left for layer l. Departures from the authors' code:
 
-    lambda = preservation * median_g k_g^T C^-1 k_g,
+- facts of one subject are merged, and the layers left are solved for together (batch.py), with
 
-so that a single fact is met up to 1 / (1 + preservation) on any model, whatever the batch; theirs
-is 15,000 to 20,000, which suppresses every edit of a small model. Solved in float64 by Cholesky.
+      A_m = lambda C_m + sum_g (mean_j k_gjm k_gjm^T - k_gm k_gm^T)
+
+  as each one's metric: what the model knows, and what a subject's keys differ by. At one layer
+  this is the equation above. `published` divides the residual evenly instead.
+- lambda is free of scale, preservation * median_g sum_m k_gm^T C_m^-1 k_gm, so that a single fact
+  is met up to 1 / (1 + preservation) on any model, whatever the batch; theirs is 15,000 to 20,000,
+  which suppresses every edit of a small model.
+
+Solved in float64 by Cholesky.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editcl.editing.batch import SubjectKeys, spread
+from editcl.editing.batch import SubjectKeys, look_ahead, spread
 from editcl.editing.covariance import Covariance
 from editcl.editing.plan import Plan, Solution
 from editcl.facts import Fact
 from editcl.model import EditableModel
 
 
+def preserving(
+    covariances: Mapping[int, Covariance], keys: Mapping[int, SubjectKeys], preservation: float
+) -> dict[int, Tensor]:
+    """A^-1 K [d_mlp, n_subjects] of each layer, A as above."""
+    means = {layer: own.means for layer, own in keys.items()}
+    weight = preservation * _mass(covariances, means)
+    return {
+        layer: solve_spd(
+            weight * covariances[layer].moment.double() + keys[layer].moment - k @ k.T, k
+        )
+        for layer, k in means.items()
+    }
+
+
 def least_squares(
     covariance: Covariance, keys: SubjectKeys, preservation: float
 ) -> Float[Tensor, "d_mlp n_subjects"]:
-    """U [d_mlp, n_subjects] of the equation above."""
+    """U [d_mlp, n_subjects] at one layer."""
     means = keys.means
-    mass = (means * covariance.solve(means)).sum(0).median()
-    system = preservation * mass * covariance.moment.double() + keys.moment
-    return solve_spd(system, means)
+    weight = preservation * _mass({0: covariance}, {0: means})
+    return solve_spd(weight * covariance.moment.double() + keys.moment, means)
+
+
+def _mass(covariances: Mapping[int, Covariance], means: Mapping[int, Tensor]) -> Tensor:
+    """median_g sum_m k_gm^T C_m^-1 k_gm."""
+    masses = [(k * covariances[layer].solve(k)).sum(0) for layer, k in means.items()]
+    return torch.stack(masses).sum(0).median()
 
 
 def solve_spd(
@@ -50,7 +75,16 @@ def solve_spd(
 
 
 def memit(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
-    """MEMIT with the plan's layers; the residual is divided evenly over what is left of them."""
+    """MEMIT with the plan's layers, those left solved for together."""
+
+    def metric(keys: Mapping[int, SubjectKeys]) -> Mapping[int, Tensor]:
+        return preserving(plan.covariances, keys, plan.preservation)
+
+    return look_ahead(model, facts, plan, metric)
+
+
+def published(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
+    """MEMIT with the residual divided evenly over what is left of the layers."""
 
     def directions(layer: int, keys: SubjectKeys) -> Tensor:
         return least_squares(plan.covariances[layer], keys, plan.preservation)

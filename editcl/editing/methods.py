@@ -17,6 +17,7 @@ from editcl.editing.emmet import emmet
 from editcl.editing.finetune import FT_L, FT_M, LORA, fine_tune_with
 from editcl.editing.keys import subject_keys
 from editcl.editing.memit import memit
+from editcl.editing.memit import published as published_memit
 from editcl.editing.plan import Method, Plan, Solution
 from editcl.editing.pmet import pmet
 from editcl.editing.rome import (
@@ -104,6 +105,9 @@ METHODS: Mapping[str, Editor] = {
         rome_with(published_direction), "one fact, the authors' code", single=True, one_layer=True
     ),
     "memit": Editor(memit, "a batch over several layers"),
+    "memit-published": Editor(
+        published_memit, "a batch over several layers, residual divided evenly"
+    ),
     "pmet": Editor(pmet, "a batch, attention's part set aside"),
     "emmet": Editor(emmet, "a batch at one layer, every subject met", one_layer=True),
     "alphaedit": Editor(alphaedit, "batch after batch, earlier ones protected"),

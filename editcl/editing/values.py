@@ -36,7 +36,7 @@ from editcl.model import EditableModel, Hook, micro_batches
 from editcl.partial import SuffixRun, adds_what_it_writes, frozen_parameters
 from editcl.progress import progress
 
-MEMORY = 1 << 28  # bytes that the activations of a micro-batch may take, about
+MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take, about
 PART = 256  # tokens that are worth a pass of their own
 
 _CHOICES = {

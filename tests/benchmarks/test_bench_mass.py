@@ -32,6 +32,7 @@ def test_it_measures_what_it_names_and_leaves_the_model_as_it_was(embedded) -> N
         embedded,
         n_facts=4,
         batches=2,
+        others=(),
         methods=("alphaedit",),
         sizes=(),
         repeats=1,

@@ -12,7 +12,8 @@ from batches import FACTS, Problem, plan_for
 from torch import Tensor
 
 import editcl
-from editcl.editing.alphaedit import ENERGY, alphaedit, null_space, projected
+from editcl.editing.alphaedit import ENERGY, NullSpace, alphaedit, null_space, projected
+from editcl.editing.batch import SubjectKeys, joint_directions
 from editcl.editing.covariance import Covariance
 from editcl.editing.keys import subject_keys
 from editcl.editing.trial import tried
@@ -60,9 +61,15 @@ def test_the_rank_with_an_exact_null_space_is_at_least_its_dimension() -> None:
     assert float((keys.double() @ basis).abs().max()) < 1e-4
 
 
+def one_layer(basis: Tensor, keys: SubjectKeys, earlier: Tensor | None, preservation: float):
+    """U of the equation where one layer is edited."""
+    own = {0: keys}
+    return joint_directions(own, projected({0: NullSpace(basis, earlier)}, own, preservation))
+
+
 def test_the_update_has_no_part_outside_the_null_space(problem: Problem) -> None:
     basis = null_space(problem.covariance, energy=0.1)
-    u = projected(basis, problem.keys, None, 0.1)
+    u = one_layer(basis, problem.keys, None, 0.1)
     complement = torch.eye(12).double() - basis @ basis.T
     assert float((complement @ u).norm()) < 1e-12 * float(u.norm())
 
@@ -75,7 +82,7 @@ def test_it_is_the_papers_equation(problem: Problem) -> None:
     moment = problem.keys.moment + other @ other.T
     system = P @ moment @ P + ridge * torch.eye(12).double()
     expected = P @ torch.linalg.inv(system) @ P @ K
-    found = projected(basis, problem.keys, other @ other.T, 0.2)
+    found = one_layer(basis, problem.keys, other @ other.T, 0.2)
     assert torch.allclose(found, expected, atol=1e-7)
 
 
@@ -83,15 +90,15 @@ def test_protected_keys_change_their_value_less(problem: Problem) -> None:
     basis = null_space(problem.covariance, energy=0.3)
     generator = torch.Generator().manual_seed(3)
     other = problem.keys.means[:, :1] + torch.randn(12, 1, generator=generator).double()
-    free = projected(basis, problem.keys, None, 0.1)
-    held = projected(basis, problem.keys, 10 * other @ other.T, 0.1)
+    free = one_layer(basis, problem.keys, None, 0.1)
+    held = one_layer(basis, problem.keys, 10 * other @ other.T, 0.1)
     assert float((held.T @ other).norm()) < 0.5 * float((free.T @ other).norm())
 
 
 def test_one_key_is_met_up_to_one_over_one_plus_preservation() -> None:
     one = batches.problem(n_subjects=1, n_contexts=1)
     basis = null_space(one.covariance, energy=0.1)
-    u = projected(basis, one.keys, None, 0.25)[:, 0]
+    u = one_layer(basis, one.keys, None, 0.25)[:, 0]
     assert float(u @ one.keys.rows[0]) == pytest.approx(1 / 1.25, rel=1e-6)
 
 

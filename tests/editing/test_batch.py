@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import batches
@@ -12,9 +13,9 @@ from batches import FACTS, MATES, plan_for, state
 from torch import Tensor
 
 import editcl
-from editcl.editing.batch import SubjectKeys, figures, spread, subject_groups
+from editcl.editing.batch import SubjectKeys, figures, look_ahead, spread, subject_groups
 from editcl.editing.keys import subject_keys
-from editcl.editing.memit import memit
+from editcl.editing.memit import memit, published
 from editcl.editing.rome import mean_direction
 from editcl.editing.trial import tried
 from editcl.editing.values import Values
@@ -103,6 +104,43 @@ def test_each_layer_gets_its_share_of_what_is_left_measured_anew(deep: EditableM
         assert torch.allclose(update.right.T, remaining / (3 - i), atol=1e-4)
         expected = 0.5 * exact(layers[i], SubjectKeys.of(keys, [0, 1, 2])).float()
         assert torch.allclose(update.left, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [(0,), (0, 1), (0, 1, 2)])
+def test_looking_ahead_is_the_ridge_regression_on_the_keys_of_all_layers(
+    deep: EditableModel, layers: tuple[int, ...]
+) -> None:
+    plan = plan_for(deep, FACTS, layers)
+    generator = torch.Generator().manual_seed(0)
+    metrics = {}
+    for layer in layers:
+        root = torch.randn(tiny.D_MLP, tiny.D_MLP, generator=generator).double()
+        metrics[layer] = root @ root.T + torch.eye(tiny.D_MLP).double()
+    asked: list[list[int]] = []
+
+    def metric(keys: Mapping[int, SubjectKeys]) -> dict[int, Tensor]:
+        asked.append(list(keys))
+        return {m: torch.linalg.solve(metrics[m], own.means) for m, own in keys.items()}
+
+    before = state(deep)
+    first, *rest = look_ahead(deep, FACTS, plan, metric).updates
+    assert state(deep) == before
+    assert asked == [list(layers[i:]) for i in range(len(layers))]
+    assert len(rest) == len(layers) - 1
+
+    # Naively: one regression on the stacked keys, of which the first layer's part is written.
+    found = subject_keys(deep, FACTS, layers, plan.contexts)
+    keys = torch.cat([found[layer].double().mean(1) for layer in layers], 1)
+    system = torch.block_diag(*metrics.values()) + keys.T @ keys
+    u = torch.linalg.solve(system, keys.T)[: tiny.D_MLP]
+    assert torch.allclose(first.left.double(), u, atol=1e-5)
+
+
+def test_memit_at_one_layer_is_the_papers_equation_either_way(model: EditableModel) -> None:
+    plan = plan_for(model, FACTS, (1,))
+    (ours,), (theirs,) = memit(model, FACTS, plan).updates, published(model, FACTS, plan).updates
+    assert torch.allclose(ours.left, theirs.left, rtol=1e-4, atol=1e-6)
+    assert torch.equal(ours.right, theirs.right)
 
 
 def test_the_share_is_the_callers(model: EditableModel) -> None:

@@ -31,7 +31,7 @@ def test_the_first_of_two_layers_gets_the_residual_over_the_root_of_two(
 def test_the_system_is_memits(model: EditableModel) -> None:
     plan = plan_for(model, FACTS, (1,))
     (ours,), (theirs,) = pmet(model, FACTS, plan).updates, memit(model, FACTS, plan).updates
-    assert torch.equal(ours.left, theirs.left)
+    assert torch.allclose(ours.left, theirs.left, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(ours.right, theirs.right, rtol=0.1)
 
 
