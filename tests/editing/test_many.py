@@ -294,7 +294,7 @@ def failing_append(monkeypatch, fails) -> None:
         calls.append(record.kind)
         if fails(len(calls)):
             raise LogError("No space left on device")
-        append(self, record, tensors)
+        return append(self, record, tensors)
 
     monkeypatch.setattr(Store, "append", full)
 
