@@ -722,6 +722,57 @@ def bench_mass(
     _emit(as_json, found.to_dict(), lambda: show_mass(found))
 
 
+@bench_app.command("learn")
+def bench_learn(
+    model: Model = None,
+    stream: Annotated[
+        Path | None, typer.Option(help="Folder of tasks; default: the shipped stream.")
+    ] = None,
+    strategies: Annotated[
+        str | None, typer.Option(help="Names in STRATEGIES, separated by commas.")
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Of the comparison, separated by commas; --seed is of the rest.")
+    ] = "0,1,2",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps for each task; default: the benchmark's.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Trainings that are timed of a kind.")] = 5,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to save the picture of the strategies.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Strategies on a stream of tasks: what they keep, what training costs, exactness."""
+    from dataclasses import replace
+
+    from editcl.benchmarks.learn import DEFAULT, SETTINGS
+    from editcl.benchmarks.learn import bench_learn as run_bench
+    from editcl.console import show_learn
+
+    numbers = _names(seeds)
+    if not numbers or not all(number.isdecimal() for number in numbers):
+        raise EditclError(f"--seeds takes whole numbers separated by commas, got {seeds!r}.")
+    tasks = None if stream is None else _tasks(stream, None, None, None, 0.2, None, seed)
+    settings = replace(SETTINGS, **_given({"steps": steps, "lr": lr}))
+    found = run_bench(
+        _load(model, device, dtype),
+        stream=tasks,
+        strategies=DEFAULT if strategies is None else _names(strategies),
+        seeds=[int(number) for number in numbers],
+        settings=settings,
+        repeats=repeats,
+        seed=seed,
+    )
+    if picture is not None:
+        _save_picture(found, picture)
+    _emit(as_json, found.to_dict(), lambda: show_learn(found))
+
+
 # -- helpers --------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from editcl.log.skill import Skill
 
 if TYPE_CHECKING:
     from editcl.benchmarks.edit import EditBenchmark
+    from editcl.benchmarks.learn import LearnBenchmark
     from editcl.benchmarks.mass import MassBenchmark
     from editcl.editing.calibrate import Calibration
     from editcl.editing.report import BatchReport
@@ -285,6 +286,22 @@ def show_mass(found: MassBenchmark) -> None:
             table.add_row(str(cost.n_facts), *seconds, *memory)
         out.print(table)
         out.print(plain(f"seconds: {found.growth.seconds}; added MiB: {found.growth.added}"))
+
+
+def show_learn(found: LearnBenchmark) -> None:
+    """Strategies beside the joint training, then forgetting, speed and exactness."""
+    comparison = found.comparison
+    seeds = len(comparison.strategies[0].runs)
+    title = f"{', '.join(comparison.tasks)} on {found.model}, seeds: {seeds}"
+    table = Table(title=plain(title), title_justify="left", title_style="bold")
+    head, rows = comparison.rows()
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*map(plain, row))
+    out = console()
+    out.print(table)
+    out.print(_figures_table(found.figures()))
 
 
 def _figures_table(figures: Mapping[str, Any]) -> Table:
