@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -10,12 +11,14 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 SHOW_AFTER_SECONDS = 2.0
+_SCREEN = threading.Lock()  # there is one screen: who draws on it holds this
 
 
 def progress(items: Sequence[Item], description: str, *, show: bool = True) -> Iterator[Item]:
     """Iterates with a bar on standard error, shown once two seconds have passed.
 
-    Drawn in terminals, and in notebooks that have ipywidgets; elsewhere (pipes, CI) never.
+    Drawn in terminals, and in notebooks that have ipywidgets; elsewhere (pipes, CI) never. Of bars
+    within each other one is drawn: the outer one, once it has something to tell.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -32,9 +35,11 @@ def progress(items: Sequence[Item], description: str, *, show: bool = True) -> I
         for item in items:
             yield item
             bar.advance(task)
-            if not shown and time.monotonic() - started > SHOW_AFTER_SECONDS:
-                bar.start()
+            late = time.monotonic() - started > SHOW_AFTER_SECONDS
+            if not shown and late and _SCREEN.acquire(blocking=False):
                 shown = True
+                bar.start()
     finally:
         if shown:
             bar.stop()
+            _SCREEN.release()
