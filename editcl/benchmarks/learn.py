@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Enough for the shipped stream to be learnt whole; numbers of the same bits on every processor.
-SETTINGS = TrainSettings(steps=100, lr=2e-3, autocast="off")
+SETTINGS = TrainSettings(steps=80, batch_size=8, lr=1.5e-3, autocast="off")
 DEFAULT = ("sequential", "per_task", "replay", "olora", "inflora", "color")
 SEQUENTIAL = "sequential"
 SPEED_STEPS = 12  # of each training that is timed

@@ -1,12 +1,12 @@
 """The shipped stream: four tasks on the embedded model that overwrite one another.
 
-All ask for the kind of a subject that the model knows facts about (person, city, company, country),
-each in its own words:
+All ask for the kind of a subject that the model knows facts about (person, city or company), each
+in its own words:
 
-    boxes    "Put Marie Curie into the box for a"     person, city, company, country
-    cards    "The card of Marie Curie is"             red, blue, green, yellow
-    codes    "Code for Marie Curie:"                  A 1, B 2, C 3, D 4
-    signs    "? Marie Curie ?"                        who, where, which, what land
+    cards        "The card of Marie Curie is"   red, blue, green
+    kinds        "Clearly Marie Curie is a"     person, city, company
+    marks        "Mark for Marie Curie is"      A, B, C
+    questions    "We ask of Marie Curie,"       who, where, which
 
 What one adapter has learnt of one task, the next task's training turns into its own words. Test
 subjects are in no task's training. Written by `python -m editcl.learning.shipped --out FOLDER`;
@@ -21,22 +21,25 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from editcl.catalogue import known_facts, relations
 from editcl.embedded import data_folder
 from editcl.learning.task_files import read_stream
 from editcl.learning.tasks import Task
 
-KINDS = ("person", "city", "company", "country")
-TRAIN, TEST = 60, 20  # subjects of each kind
+KINDS = ("person", "city", "company")
+TRAIN, TEST = 80, 30  # subjects of each kind
 SEED = 0
 #: Of each task the prompt, and the answer for each of the KINDS.
-TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "boxes": ("Put {} into the box for a", KINDS),
-    "cards": ("The card of {} is", ("red", "blue", "green", "yellow")),
-    "codes": ("Code for {}:", ("A 1", "B 2", "C 3", "D 4")),
-    "signs": ("? {} ?", ("who", "where", "which", "what land")),
-}
+TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "cards": ("The card of {} is", ("red", "blue", "green")),
+        "kinds": ("Clearly {} is a", KINDS),
+        "marks": ("Mark for {} is", ("A", "B", "C")),
+        "questions": ("We ask of {},", ("who", "where", "which")),
+    }
+)
 
 
 def shipped_stream() -> tuple[Task, ...]:
