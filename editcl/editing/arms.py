@@ -7,7 +7,7 @@ method's equation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from editcl.editing.choices import check_amounts
@@ -81,15 +81,36 @@ def weights_arm(facts: Sequence[Fact], way: Way, batch_size: int | None) -> Arm:
 
 
 def in_context_arm(cases: Sequence[Case], seed: int) -> Arm:
-    """An arm that puts each case's fact in front of every prompt of the case."""
+    """An arm that puts each case's fact in front of every prompt of the case.
+
+    As many of `DEMONSTRATIONS` go before it as the model has room for, the prompt and its answer
+    included; the rest is left out.
+    """
     facts = [case.fact for case in cases]
-    texts: Mapping[Fact, str] = {
-        fact: in_context(fact, draw_demonstrations(fact, facts, count=DEMONSTRATIONS, seed=seed))
-        for fact in facts
-    }
 
     @contextmanager
-    def arm(_model: EditableModel) -> Iterator[Callable[[Case], str]]:
+    def arm(model: EditableModel) -> Iterator[Callable[[Case], str]]:
+        texts: dict[Fact, str] = {}
+        for case in cases:
+            drawn = draw_demonstrations(case.fact, facts, count=DEMONSTRATIONS, seed=seed)
+            room = model.max_tokens - _longest_question(model, case)
+            while drawn and _n_tokens(model, in_context(case.fact, drawn)) > room:
+                drawn = drawn[:-1]
+            texts[case.fact] = in_context(case.fact, drawn)
         yield lambda case: texts[case.fact]
 
     return arm
+
+
+def _longest_question(model: EditableModel, case: Case) -> int:
+    """Tokens of the longest prompt of a case with the longest answer, and one for their seam."""
+    probes = (*case.neighbours, *case.same_subject, *case.portability)
+    fact = case.fact
+    prompts = [fact.sentence, *case.paraphrases, *(probe.prompt for probe in probes)]
+    answers = [fact.new_object, fact.old_object or "", *(probe.object for probe in probes)]
+    answers += [alias for probe in probes for alias in probe.aliases]
+    return sum(max(_n_tokens(model, text) for text in texts) for texts in (prompts, answers)) + 1
+
+
+def _n_tokens(model: EditableModel, text: str) -> int:
+    return len(model.tokenizer(text)["input_ids"])

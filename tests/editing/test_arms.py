@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 from batches import CONTROL, leaning
 
 import editcl
+from editcl.editing import arms
 from editcl.editing.arms import compare_methods, in_context_arm, weights_arm
 from editcl.editing.methods import METHODS
 from editcl.editing.trial import tried
@@ -96,6 +99,26 @@ def test_the_in_context_arm_puts_each_fact_in_front_of_its_prompts(model) -> Non
         for case in MANY:
             assert case.fact.new_object in context_for(case)
         assert weight_checksums(model) == before
+
+
+def test_the_in_context_arm_has_as_many_demonstrations_as_the_model_has_room_for(
+    model, monkeypatch
+) -> None:
+    with in_context_arm(MANY, 0)(model) as context_for:
+        whole = {case: len(model.tokenizer(context_for(case))["input_ids"]) for case in MANY}
+    room = max(whole.values()) - 1
+    question = arms._longest_question
+    monkeypatch.setattr(arms, "_longest_question", lambda m, c: m.max_tokens - room)
+    with in_context_arm(MANY, 0)(model) as context_for:
+        for case, before in whole.items():
+            now = len(model.tokenizer(context_for(case))["input_ids"])
+            assert now <= room and (now == before or before > room)
+            assert case.fact.new_object in context_for(case).splitlines()[-2]
+    (case,) = MANY[:1]
+    probe = Probe("A much longer question than that of the fact itself is what is asked of", "him")
+    for asked in (replace(case, neighbours=(probe,)), replace(case, same_subject=(probe,))):
+        assert question(model, asked) > len(model.tokenizer(probe.prompt)["input_ids"])
+        assert question(model, asked) > question(model, case)
 
 
 @pytest.mark.parametrize("methods, bad, message", [
