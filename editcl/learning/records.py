@@ -7,6 +7,7 @@ tell prompts apart:
     <peft's names>     the adapter's own tensors
     strategy/<name>    the strategy's, as they were after the task
     centroids          [n_centroids, d_model], of the base model's pooled states of prompts
+    radius             [n_centroids], how far prompts of the task are from them
 
 Knows nothing of training and of what is active.
 """
@@ -29,7 +30,7 @@ from editcl.learning.strategies import STRATEGIES, Strategy, combine, title
 from editcl.learning.tasks import Task
 from editcl.log.skill import Skill
 
-OF_STRATEGY, CENTROIDS = "strategy/", "centroids"
+OF_STRATEGY, CENTROIDS, RADIUS = "strategy/", "centroids", "radius"
 
 Makers = Mapping[str, Callable[[], Strategy]]
 
@@ -42,16 +43,19 @@ class Content:
         adapter: by peft's own names.
         strategy: what the strategy keeps.
         centroids: of the task's prompts.
+        radius: of each centroid; None in an entry from before radii were kept.
     """
 
     adapter: Mapping[str, Tensor]
     strategy: Mapping[str, Tensor]
     centroids: Float[Tensor, "n_centroids d_model"]
+    radius: Float[Tensor, " n_centroids"] | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All by the names of the file."""
         own = {f"{OF_STRATEGY}{name}": tensor for name, tensor in self.strategy.items()}
-        return {**self.adapter, **own, CENTROIDS: self.centroids}
+        radius = {} if self.radius is None else {RADIUS: self.radius}
+        return {**self.adapter, **own, CENTROIDS: self.centroids, **radius}
 
     @classmethod
     def of(cls, skill: Skill, tensors: Mapping[str, Tensor]) -> Content:
@@ -65,9 +69,10 @@ class Content:
                 f"{skill.id} ({skill.task}) holds no skill that Skills.learn has written; use "
                 "Adapters.load with its tensors, or roll it back."
             )
-        extras = {CENTROIDS, *(name for name in tensors if name.startswith(OF_STRATEGY))}
+        extras = {CENTROIDS, RADIUS, *(name for name in tensors if name.startswith(OF_STRATEGY))}
         adapter = {name: tensor for name, tensor in tensors.items() if name not in extras}
-        return cls(adapter, within(tensors, OF_STRATEGY), tensors[CENTROIDS])
+        kept = within(tensors, OF_STRATEGY)
+        return cls(adapter, kept, tensors[CENTROIDS], tensors.get(RADIUS))
 
 
 def details_of(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from editcl.errors import EditclError, LogError
 from editcl.learning.answers import Way
@@ -206,19 +207,41 @@ class Shelf:
                 ways[key] = replace(way, weight=weight)
         return list(ways.values())
 
-    def nearest(self, rows: Sequence[Encoded]) -> list[str]:
+    def nearest(self, rows: Sequence[Encoded], abstain: float | None = None) -> list[str | None]:
         """For each row the active task with the nearest centroid.
 
+        Args:
+            rows: whose prompts count.
+            abstain: None (no task) for rows that are farther than so many radii of the nearest
+                centroid; if this is None, no row is too far.
+
         Raises:
-            EditclError: nothing is active.
+            EditclError: nothing is active, or a skill was logged without radii.
         """
         skills = self.active
         if not skills:
             raise EditclError("no skill is active, so no task can be inferred. Learn one first.")
-        centroids = [self.content(skill).centroids for skill in skills]
-        owner = [skill.task for skill, own in zip(skills, centroids, strict=True) for _ in own]
-        features = self.session("").features(rows)
-        return [owner[i] for i in torch.cdist(features, torch.cat(centroids)).argmin(1).tolist()]
+        content = [self.content(skill) for skill in skills]
+        centroids = torch.cat([one.centroids for one in content])
+        owner = [s.task for s, own in zip(skills, content, strict=True) for _ in own.centroids]
+        found = torch.cdist(self.session("").features(rows), centroids).min(1)
+        names: list[str | None] = [owner[i] for i in found.indices.tolist()]
+        if abstain is None:
+            return names
+        if not abstain > 0:
+            raise EditclError(f"a distance of {abstain!r} abstains always; give > 0 or None.")
+        limit = abstain * torch.cat([_radius(*pair) for pair in zip(skills, content, strict=True)])
+        far = (found.values > limit[found.indices]).tolist()
+        return [None if out else name for name, out in zip(names, far, strict=True)]
+
+
+def _radius(skill: Skill, content: Content) -> Tensor:
+    if content.radius is None:
+        raise EditclError(
+            f"{skill.id} ({skill.task}) was logged without the radii that abstaining goes by: "
+            "learn it anew, or leave abstain at None."
+        )
+    return content.radius
 
 
 class Claim(Callback):

@@ -6,12 +6,13 @@ Each call first brings the bank to the state of the log, bit for bit, so that wh
 there or took it out is heeded. Training runs by the loop of `train`; the adapter that it changed
 goes to the log in one step with what its strategy keeps, and a training that fails leaves model,
 bank and log as they were. Which skill a prompt is for is told, inferred, or left to a mixture: its
-task is that of the nearest centroid of the base model's pooled states (CoLoR, arXiv:2311.17601).
+task is that of the nearest centroid of the base model's pooled states (CoLoR, arXiv:2311.17601), or
+none, the base model, if that is too far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,10 @@ from editcl.learning.answers import (
 )
 from editcl.learning.batches import Encoded, encode_prompts, visible
 from editcl.learning.callbacks import Callback
+from editcl.learning.centroids import centroids_of
 from editcl.learning.checkpoint import Checkpoint
 from editcl.learning.kinds import AdapterSettings
 from editcl.learning.lora import Adapters
-from editcl.learning.memory import reservoir
 from editcl.learning.predict import TaskScore, encode_test, score_task, score_with
 from editcl.learning.records import Content, Makers, details_of
 from editcl.learning.runs import encode_rows
@@ -45,7 +46,6 @@ from editcl.learning.settings import TrainSettings
 from editcl.learning.shelf import Claim, Shelf
 from editcl.learning.strategies import Strategy, title
 from editcl.learning.strategies.base import SHARED
-from editcl.learning.strategies.color import kmeans
 from editcl.learning.tasks import CLASSIFICATION, TEXT, Task
 from editcl.learning.train import train
 from editcl.log.report import RollbackReport
@@ -54,8 +54,6 @@ from editcl.model import EditableModel
 
 INFER, MIXTURE, TOLD = "infer", "mixture", "told"
 RESERVED = (INFER, MIXTURE, TOLD, SHARED)
-N_CENTROIDS = 5
-SAMPLED = 512  # rows of a task that its centroids are taken from
 
 
 class Skills:
@@ -159,7 +157,7 @@ class Skills:
             )
             scores["after"] = _score(session, learner, task)
             bank, slot = shelf.adapters, watch.slot
-            content = Content(bank.state(slot), learner.tensors(), _centroids(session, task))
+            content = Content(bank.state(slot), learner.tensors(), *centroids_of(session, task))
             details = details_of(
                 task, learner, settings, result, on=watch.beside, scores=scores, seed=seed
             )
@@ -187,6 +185,17 @@ class Skills:
         Raises:
             LogError: there is none, it is out already, or a later one was trained on top of it.
         """
+        chosen = self.check_rollback(what)
+        report = self.model.log.rollback(chosen)
+        self._shelf.sync()
+        return report
+
+    def check_rollback(self, what: str | Skill) -> Skill:
+        """The skill that `rollback` would take back.
+
+        Raises:
+            LogError: it can't be taken back alone; see `rollback`.
+        """
         self._shelf.sync()
         chosen = self._shelf.find(what)
         later = [skill for skill in self.active if chosen.slot in skill.details["on"]]
@@ -196,9 +205,7 @@ class Skills:
                 f"{names} learnt beside the adapter of {chosen.id} ({chosen.task}), which can't go "
                 f"alone: roll back {later[-1].id} first, or use rollback_to with the entry before."
             )
-        report = self.model.log.rollback(chosen)
-        self._shelf.sync()
-        return report
+        return chosen
 
     def rollback_to(self, entry: Any) -> RollbackReport:
         """Takes back every skill and edit after an entry ("start": all of them).
@@ -222,6 +229,7 @@ class Skills:
         *,
         max_new_tokens: int = 16,
         weights: Mapping[str, float] | None = None,
+        abstain: float | None = None,
     ) -> list[Answer]:
         """Answers prompts, in batches.
 
@@ -231,12 +239,14 @@ class Skills:
                 the mean of all skills' next-token distributions; None for the model without skills.
             max_new_tokens: of answers that are no labels.
             weights: of a mixture, by task; by default all alike.
+            abstain: where tasks are inferred: a prompt farther than so many radii from the nearest
+                centroid goes to the model without skills.
 
         Raises:
             EditclError: there is no such task, or nothing to infer or to mix.
         """
         found: dict[int, Answer] = {}
-        for name, chosen, rows in self._parts(texts, task, weights):
+        for name, chosen, rows in self._parts(texts, task, weights, abstain):
             own = [texts[i] for i in chosen]
             told = self._told(name)
             ways = self._ways(name, rows, weights)
@@ -260,25 +270,45 @@ class Skills:
         task: str | None = INFER,
         *,
         weights: Mapping[str, float] | None = None,
+        abstain: float | None = None,
     ) -> Float[Tensor, "n_rows d_vocab"]:
         """Log-probabilities of the token behind each prompt; arguments as those of `predict`."""
         found = torch.zeros(len(texts), self.model.d_vocab)
-        for name, chosen, rows in self._parts(texts, task, weights):
+        for name, chosen, rows in self._parts(texts, task, weights, abstain):
             found[chosen] = next_log_probs(self._ways(name, rows, weights), rows)
         return found
 
-    def infer(self, texts: Sequence[str]) -> list[str]:
-        """The task that each prompt is taken for."""
+    def infer(self, texts: Sequence[str], *, abstain: float | None = None) -> list[str | None]:
+        """The task that each prompt is taken for; None, with `abstain`, if it is too far."""
         self._shelf.sync()
-        return self._shelf.nearest(encode_prompts(self.model, texts))
+        return self._shelf.nearest(encode_prompts(self.model, texts), abstain)
 
-    def evaluate(self, task: Task, using: str | None = TOLD) -> TaskScore:
+    def ways(
+        self, rows: Sequence[Encoded], task: str | None = INFER, *, abstain: float | None = None
+    ) -> Iterator[tuple[list[int], Way]]:
+        """Which rows go which way, for what runs rows through adapters by itself.
+
+        Args:
+            rows: encoded prompts, with or without targets.
+            task: a learnt task, "infer", or None for the model without skills.
+            abstain: as in `predict`.
+        """
+        self._shelf.sync()
+        names = [task] * len(rows) if task != INFER else self._shelf.nearest(rows, abstain)
+        for name, chosen in _grouped(names).items():
+            (way,) = self._ways(name, [rows[i] for i in chosen])
+            yield chosen, way
+
+    def evaluate(
+        self, task: Task, using: str | None = TOLD, *, abstain: float | None = None
+    ) -> TaskScore:
         """Judges the test of a task.
 
         Args:
             task: learnt or not.
             using: "told" for the skill of the task's own name, or the name of another; "infer",
                 "mixture", or None for the model without skills.
+            abstain: as in `predict`.
 
         Raises:
             EditclError: that was not learnt, the task has no test, or plain texts are to be
@@ -295,7 +325,7 @@ class Skills:
         if using == MIXTURE:
             return score_mixed(self._ways(MIXTURE, rows), task)
         found: dict[int, tuple[bool, float, str]] = {}
-        for name, chosen in _grouped(self._shelf.nearest(rows)).items():
+        for name, chosen in _grouped(self._shelf.nearest(rows, abstain)).items():
             part = replace(task, test=tuple(task.test[i] for i in chosen))
             (way,) = self._ways(name, [rows[i] for i in chosen])
             with around(way):
@@ -317,7 +347,11 @@ class Skills:
                 )
 
     def _parts(
-        self, texts: Sequence[str], task: str | None, weights: Mapping[str, float] | None
+        self,
+        texts: Sequence[str],
+        task: str | None,
+        weights: Mapping[str, float] | None,
+        abstain: float | None,
     ) -> list[tuple[str | None, list[int], list[Encoded]]]:
         """What is answered together: the task, and which texts they are, as rows."""
         self._shelf.sync()
@@ -330,7 +364,7 @@ class Skills:
         rows = encode_prompts(self.model, texts, max_tokens=_longest(self._told(task)))
         if task != INFER:
             return [(task, list(range(len(texts))), rows)]
-        groups = _grouped(self._shelf.nearest(rows)).items()
+        groups = _grouped(self._shelf.nearest(rows, abstain)).items()
         return [(name, chosen, [rows[i] for i in chosen]) for name, chosen in groups]
 
     def _told(self, task: str | None) -> list[Skill]:
@@ -356,20 +390,12 @@ def _score(session: Session, strategy: Strategy, task: Task) -> float | None:
     return score_with(session, strategy, task).score if task.test else None
 
 
-def _centroids(session: Session, task: Task) -> Float[Tensor, "n_centroids d_model"]:
-    """Of the base model's states of a sample of the task's prompts."""
-    rows = encode_rows(session.model, task)
-    rows = reservoir([], 0, rows, SAMPLED, generator=session.generator)
-    features = session.features(visible(rows, task.kind))
-    return kmeans(features, N_CENTROIDS, generator=session.generator)
-
-
 def _longest(skills: Sequence[Skill]) -> int | None:
     """The shortest of the rows that the tasks were cut to."""
     return min((s.details["max_tokens"] for s in skills if s.details["max_tokens"]), default=None)
 
 
-def _grouped(names: Sequence[str]) -> dict[str, list[int]]:
+def _grouped(names: Sequence[str | None]) -> dict[str | None, list[int]]:
     return {
         name: [i for i, own in enumerate(names) if own == name] for name in dict.fromkeys(names)
     }

@@ -72,8 +72,8 @@ def edit_survival(adapters: Adapters, routing: Routing) -> Survival:
         raise EditclError(
             "the log has no active facts whose survival could be measured. Edit some first."
         )
-    before = _hold(adapters, facts, Route())
-    now = _hold(adapters, facts, routing)
+    before = holding(adapters, facts, Route())
+    now = holding(adapters, facts, routing)
     held = [i for i, holds in enumerate(before) if holds]
     lost = tuple(str(facts[i]) for i in held if not now[i])
     return Survival(len(facts), len(held), len(held) - len(lost), lost)
@@ -89,7 +89,8 @@ def active_facts(model: EditableModel) -> list[Fact]:
     ]
 
 
-def _hold(adapters: Adapters, facts: Sequence[Fact], routing: Routing) -> list[bool]:
+def holding(adapters: Adapters, facts: Sequence[Fact], routing: Routing) -> list[bool]:
+    """Whether each fact holds with the adapters; see `edit_survival`."""
     asked = adapters.model.encode([Sentence(fact.prompt, fact.subject) for fact in facts])
     route = chosen_route(routing, [Encoded(row.ids, len(row.ids)) for row in asked])
 

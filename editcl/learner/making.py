@@ -1,0 +1,211 @@
+"""Making a step: edit, train or both as one transaction, then measure, and repair if asked to.
+
+What earlier steps have lost is what stood before this step and no longer does: a sample of the
+facts, and the kept tests. Facts that the step itself states anew don't count. Knows nothing of how
+a decision was come to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from editcl.editing.many import edit_csv
+from editcl.editing.report import BatchReport
+from editcl.errors import EditclError
+from editcl.facts import Fact
+from editcl.learner.judge import Judge, current_facts
+from editcl.learner.outcome import Outcome, survival_json
+from editcl.learner.settings import EditSettings, default_training
+from editcl.learner.standing import Standing, Standings, own_survival, weakened
+from editcl.learner.steps import EVALUATION, KEPT, REPAIR, Kept, fact_json, steps_of
+from editcl.learner.transaction import Transaction
+from editcl.learning.kinds import AdapterSettings
+from editcl.learning.settings import TrainSettings
+from editcl.learning.strategies import Strategy
+from editcl.learning.tasks import COMPLETION
+from editcl.log import Skill
+from editcl.log.weakening import evenly
+from editcl.routing.decision import Decision
+from editcl.routing.material import Material
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step that is to be made.
+
+    Attributes:
+        made: what is learnt.
+        decision: how.
+        step: its id.
+        strategy, settings, adapter: of a training.
+        seed: of everything random.
+        show: draws progress bars.
+        checkpoint: keeps a training in a folder, from which the same call goes on.
+    """
+
+    made: Material
+    decision: Decision
+    step: str
+    strategy: str | Strategy = "per_task"
+    settings: TrainSettings | None = None
+    adapter: AdapterSettings | None = None
+    seed: int = 0
+    show: bool = True
+    checkpoint: Path | None = None
+
+
+class Maker:
+    """Makes steps on the model of a judge.
+
+    Args:
+        judge: who measures.
+        edits: how facts are edited.
+    """
+
+    def __init__(self, judge: Judge, edits: EditSettings) -> None:
+        self._judge, self._edits = judge, edits
+        self._model = judge.model
+        self.standings = Standings(judge)
+
+    def make(self, plan: Plan, *, repair: bool, started: float) -> Outcome:
+        """Makes a step; if it fails, nothing of it stays in force.
+
+        Raises:
+            EditclError: it failed.
+        """
+        decision, log = plan.decision, self._model.log
+        before = self._standing({fact.sentence for fact in decision.facts})
+        with Transaction(log, plan.step, task=decision.task, facts=decision.facts) as transaction:
+            report = self._edit(decision.facts, plan.seed) if decision.facts else None
+            skill = self._train(plan)
+            transaction.done(_done(plan.made, report, time.perf_counter() - started))
+        scores = self._scores(plan, report, skill)
+        after = self.standings.again(before)
+        notes: tuple[str, ...] = ()
+        repaired: tuple[str, ...] = ()
+        lost = tuple(place for place, held in before.facts.items() if held > after.facts[place])
+        if repair and lost:
+            notes = self._repair(plan, [before.of[place] for place in lost], before)
+            after = self.standings.again(before)
+            scores = self._scores(plan, report, skill)
+            repaired = tuple(str(before.of[place]) for place in lost if after.facts[place])
+        steps = steps_of(log)
+        outcome = Outcome(
+            task=decision.task,
+            kind=decision.kind,
+            decision=decision,
+            step=plan.step,
+            entries=next(step.entries for step in steps if step.id == plan.step),
+            scores=scores,
+            survival=own_survival(before, after, len(current_facts(log, steps))),
+            earlier=after.by_name(),
+            weakened=weakened(before, after),
+            repaired=repaired,
+            notes=notes,
+            seconds=time.perf_counter() - started,
+        )
+        log.note(EVALUATION, _evaluation(outcome))
+        return outcome
+
+    def _edit(self, facts: Sequence[Fact], seed: int) -> BatchReport:
+        """One call of `edit_csv`, all facts in one entry.
+
+        Raises:
+            EditclError: they can't be edited, or the guard objected.
+        """
+        edits = self._edits
+        report = edit_csv(
+            self._model,
+            list(facts),
+            method=edits.method,
+            layers=edits.layers,
+            settings=edits.settings,
+            preservation=edits.preservation,
+            contexts=edits.contexts,
+            corpus=edits.corpus,
+            guard=edits.guard,
+            seed=seed,
+        )
+        if report.stopped is not None:
+            raise EditclError(f"the edit was not kept: {report.stopped}.")
+        return report
+
+    def _train(self, plan: Plan) -> Skill | None:
+        task = plan.decision.trains
+        if task is None:
+            return None
+        return self._judge.skills.learn(
+            task,
+            plan.strategy,
+            settings=plan.settings or default_training(len(task.train), seed=plan.seed),
+            adapter=plan.adapter,
+            checkpoint=plan.checkpoint,
+            seed=plan.seed,
+            show=plan.show,
+        )
+
+    def _repair(self, plan: Plan, facts: Sequence[Fact], before: Standing) -> tuple[str, ...]:
+        """Edits facts anew; kept only if more of the earlier facts hold with it than without."""
+        held = sum(self.standings.again(before).facts.values())
+        task, log = plan.decision.task, self._model.log
+        with Transaction(log, plan.step, task=task, facts=facts, what=REPAIR) as transaction:
+            self._edit(facts, plan.seed)
+            if sum(self.standings.again(before).facts.values()) > held:
+                transaction.done()
+                return ()
+            why = f"editing {len(facts)} weakened facts anew mended nothing and was taken back"
+            transaction.take_back(why)
+            return (why,)
+
+    def _scores(
+        self, plan: Plan, report: BatchReport | None, skill: Skill | None
+    ) -> dict[str, float]:
+        """Of the step itself; see `Outcome.scores`."""
+        found: dict[str, float] = {}
+        if report is not None:
+            n = min(KEPT, len(report.rows))
+            rows = [report.rows[i * len(report.rows) // n] for i in range(n)]
+            found["facts"] = sum(self._judge.holds([row.fact for row in rows])) / n
+        if skill is not None:
+            told = skill.details["score"]
+            found |= {name: value for name, value in told.items() if value is not None}
+        (step,) = (step for step in steps_of(self._model.log) if step.id == plan.step)
+        tests = self.standings.of({}, [step]).tasks
+        return found | ({"test": tests[step.id]} if tests else {})
+
+    def _standing(self, overwritten: set[str]) -> Standing:
+        """How a sample of the facts, and the steps with tests, stand now."""
+        steps = [step for step in steps_of(self._model.log) if step.active]
+        facts = current_facts(self._model.log, steps)
+        places = [place for place, fact in facts.items() if fact.sentence not in overwritten]
+        return self.standings.of({place: facts[place] for place in evenly(places, KEPT)}, steps)
+
+
+def _evaluation(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "step": outcome.step,
+        "scores": dict(outcome.scores),
+        "survival": survival_json(outcome.survival),
+        "earlier": dict(outcome.earlier),
+        "weakened": [asdict(one) for one in outcome.weakened],
+        "repaired": list(outcome.repaired),
+        "seconds": outcome.seconds,
+    }
+
+
+def _done(made: Material, report: BatchReport | None, seconds: float) -> Mapping[str, Any]:
+    """What the log keeps of a step beside its entries."""
+    task = made.task
+    kind, labels = (COMPLETION, ()) if task is None else (task.kind, task.labels)
+    kept = Kept.of(made.test, kind, labels, None if task is None else task.max_tokens)
+    rows = () if report is None else report.rows
+    said = [row.fact for row in rows if row.status == "already said"]
+    return {
+        "kept": None if kept is None else kept.to_json(),
+        "said": fact_json(said[:KEPT]),
+        "seconds": seconds,
+    }

@@ -1,0 +1,298 @@
+"""route(): edit, train, both, or ask, decided before anything is changed.
+
+Signals are taken from cheap to costly, and only as far as they are needed:
+
+    1. surface     counted in the texts                                  milliseconds
+    2. reading     one forward pass over a sample, and closed forms      under a second
+    3. probe       a short training on half, while undecided             seconds
+    4. trial edit  of a fact, if prompts are strange and the model was   seconds
+                   edited before, so that its covariances are at hand
+
+For tasks of MANY items or more all of it costs at most SHARE of the cheaper arm, by estimate.
+The rule is in `rule`, its words in `words`. The model is as before afterwards, and nothing is
+logged.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from editcl.errors import EditclError
+from editcl.facts import Fact
+from editcl.learning.tasks import TEXT, Example, Task
+from editcl.model import EditableModel
+from editcl.routing import probes, trials
+from editcl.routing.decision import (
+    ABSTAIN,
+    BUDGETS,
+    EDIT,
+    FULL,
+    SPLIT,
+    TRAIN,
+    Cost,
+    Decision,
+)
+from editcl.routing.material import Material, material, train_only
+from editcl.routing.parts import exceptions, part_names, part_signals, parts_of
+from editcl.routing.reading import SAMPLE, Reading, read
+from editcl.routing.rule import EXCEPTIONS, Thresholds, Verdict, judge, shipped, undecided
+from editcl.routing.surface import answers_of, surface, templates
+from editcl.routing.words import reasons, unused_reasons
+
+MANY = 20  # items from which the decision has a limit
+SHARE, SHARE_OF_FEW = 0.2, 0.5  # of the cheaper arm's cost
+SAMPLE_CHEAP = 96  # examples that are read with budget "cheap"
+CROWD = 200  # facts from which capacity is asked for
+#: What things cost, in rows that are read: an edited fact, a trained row, a trial edit. Measured on
+#: the embedded model with the defaults of `edit_csv` and of `Learner`. Limits are kept in these
+#: rows rather than in seconds, so that a decision doesn't depend on how busy a machine is.
+EDIT_ROWS, TRAIN_ROWS, TRIAL_ROWS = 180.0, 3.5, 800.0
+TRAIN_STEPS, TRAIN_BATCH = 80, 16
+PROBE_ROWS = 1.2 * trials.STEPS * trials.ROWS * TRAIN_ROWS
+
+
+def route(
+    model: EditableModel,
+    task: object,
+    *,
+    budget: str = FULL,
+    seed: int = 0,
+    show: bool = True,
+    thresholds: Thresholds | None = None,
+) -> Decision:
+    """Decides whether a task is to be edited, trained, split into both, or asked about.
+
+    Args:
+        model: frozen, with the edits that are in it; as before afterwards.
+        task: a Task, Facts, Examples, (prompt, completion) pairs, a text, a Path, or Material.
+        budget: "full", or "cheap": no training and no edit is tried.
+        seed: of what is drawn and of the probes.
+        show: draws a progress bar in terminals, if it takes long.
+        thresholds: of the rule; by default the shipped ones.
+
+    Raises:
+        TaskError: the task is empty, contradicts itself, is no text, or can't be encoded.
+        TableError: a file can't be read.
+        EditclError: there is no such budget, or this is nothing to learn.
+    """
+    started = time.perf_counter()
+    if budget not in BUDGETS:
+        raise EditclError(f"there is no budget {budget!r}; choose one of {', '.join(BUDGETS)}.")
+    made = task if isinstance(task, Material) else material(task, model=model)
+    look = _Look(model, made, thresholds or shipped(), seed, show, started)
+    if made.examples:
+        look.read(SAMPLE if budget == FULL else SAMPLE_CHEAP)
+        if budget == FULL:
+            look.try_training()
+            look.try_edit()
+            look.ask_capacity()
+    return look.decision(budget)
+
+
+@dataclass
+class _Look:
+    """One look at a task: what is known so far."""
+
+    model: EditableModel
+    made: Material
+    thresholds: Thresholds
+    seed: int
+    show: bool
+    started: float
+
+    def __post_init__(self) -> None:
+        self.signals = surface(self.made)
+        self.templates, self.answers = templates(self.made), answers_of(self.made)
+        self.subjects: list[Hashable] = [
+            example.prompt if fact is None else fact.subject
+            for example, fact in zip(self.made.examples, self.made.facts, strict=True)
+        ]
+        self.reading: Reading | None = None
+        self.spent = 0.0  # rows
+        self.facts_by_part: set[str] = set()
+        self.out: list[int] = []  # examples out of line with the others
+        given = set(self.made.given)
+        self.names = part_names(
+            self.templates, [f is not None and f in given for f in self.made.facts]
+        )
+        if self.made.task is not None and self.made.task.kind == TEXT:
+            stated = len(self.made.facts)
+            self.signals["texts"] = float(len(self.made.task.train))
+            self.signals["fact_share"] = stated / max(1, stated + len(self.made.unused))
+
+    # -- signals ----------------------------------------------------------------------------------
+
+    def read(self, at_most: int) -> None:
+        """The forward pass, and what follows from it in closed form."""
+        made, t = self.made, self.thresholds
+        limit = None if made.task is None else made.task.max_tokens
+        found = read(self.model, made.examples, max_tokens=limit, seed=self.seed, at_most=at_most)
+        self.reading, self.spent = found, float(len(found.rows))
+        own = found.chosen
+        answers = [self.answers[i] for i in own]
+        masked = [self.templates[i] for i in own]
+        subjects = [self.subjects[i] for i in own]
+        stated = [made.facts[i] is not None for i in own]
+        held = probes.held_out(self.model, found, answers, subjects, seed=self.seed)
+        self.signals |= {
+            "known": probes.known(found),
+            "conflict": probes.conflict(found),
+            "strangeness": probes.strangeness(self.model, found),
+            "pieces": probes.pieces(self.model, [f.subject for f in made.facts if f is not None]),
+            "answer_loss": probes.answer_loss(found),
+            "feature_transfer": probes.transfer(held.hits, held.base_hits, answers, masked),
+            "coherence": probes.coherence(found, subjects, seed=self.seed),
+        }
+        parts = parts_of([self.names[i] for i in own], held, answers, masked, stated)
+        self.signals |= part_signals(parts, t.train)
+        self.facts_by_part = {part.name for part in parts if part.low < t.train}
+        if len(own) == len(made.examples):
+            self.out = exceptions(held, stated)
+            self.signals["exceptions"] = len(self.out) / len(own)
+
+    def try_training(self) -> None:
+        """The transfer probe, while undecided and as long as it may take."""
+        assert self.reading is not None, "the task was not read"
+        if not undecided(self.signals, self.thresholds):
+            return
+        if not self._afford(PROBE_ROWS):
+            return
+        limit = None if self.made.task is None else self.made.task.max_tokens
+        # A sample is enough for so few steps.
+        own = self.reading.chosen
+        judged, after, before = trials.transfer_probe(
+            self.model,
+            [self.made.examples[i] for i in own],
+            [self.subjects[i] for i in own],
+            max_tokens=limit,
+            seed=self.seed,
+            show=self.show,
+        )
+        if judged:
+            chosen = [own[i] for i in judged]
+            self.signals["probe_transfer"] = probes.transfer(
+                after,
+                before,
+                [self.answers[i] for i in chosen],
+                [self.templates[i] for i in chosen],
+            )
+
+    def try_edit(self) -> None:
+        """A trial edit, if facts are to be edited whose prompts are strange to the model."""
+        facts = self._facts()
+        doubtful = self.signals["strangeness"] > self.thresholds.strange
+        if self._verdict().kind != EDIT or not doubtful:
+            return
+        if not trials.known_covariances(self.model) or not self._afford(TRIAL_ROWS):
+            return
+        others = [fact.sentence for fact in facts]
+        found = trials.trial_edit(self.model, facts, others, seed=self.seed)
+        self.signals["trial_efficacy"] = found.efficacy
+        self.signals["trial_specificity"] = found.specificity
+
+    def ask_capacity(self) -> None:
+        """How full the model would be, of many facts, as far as its keys' covariances are known."""
+        known, facts = trials.known_covariances(self.model), self._facts()
+        if known and len(facts) >= CROWD and self._verdict().kind in (EDIT, SPLIT):
+            self.signals["load"] = len(facts) / trials.capacity(known)
+
+    # -- cost -------------------------------------------------------------------------------------
+
+    def _arms_in_rows(self) -> tuple[float | None, float | None]:
+        """What editing all facts and training on all examples cost; None for what can't be done."""
+        n = 0 if self.made.task is None else len(self.made.task.train)
+        steps = max(TRAIN_STEPS, math.ceil(n / TRAIN_BATCH))
+        return (
+            len(self._facts()) * EDIT_ROWS or None,
+            steps * TRAIN_BATCH * TRAIN_ROWS if n else None,
+        )
+
+    def _afford(self, rows: float) -> bool:
+        """Whether something that costs so much stays within the limit; notes it if so."""
+        arms = [arm for arm in self._arms_in_rows() if arm is not None]
+        share = SHARE if len(self.made.examples) >= MANY else SHARE_OF_FEW
+        if self.spent + rows > share * min(arms, default=0.0):
+            return False
+        self.spent += rows
+        return True
+
+    def _cost(self) -> Cost:
+        row = 0.0
+        if self.reading is not None:
+            row = self.reading.row_tokens * self.reading.seconds_per_token
+        edit, train = self._arms_in_rows()
+        return Cost(
+            time.perf_counter() - self.started,
+            None if edit is None else edit * row,
+            None if train is None else train * row,
+        )
+
+    # -- the decision -----------------------------------------------------------------------------
+
+    def _facts(self) -> tuple[Fact, ...]:
+        return tuple(dict.fromkeys(fact for fact in self.made.facts if fact is not None))
+
+    def _verdict(self) -> Verdict:
+        return judge(self.signals, self.thresholds)
+
+    def decision(self, budget: str) -> Decision:
+        """What the signals come to, with what an edit would write and a training learn."""
+        verdict = self._verdict()
+        kind, facts, trains, more = self._arms(verdict)
+        told = reasons(verdict, self.signals, self.thresholds)
+        return Decision(
+            task=self.made.name,
+            kind=kind,
+            confidence=verdict.confidence,
+            reasons=(*told, *more, *unused_reasons(self.made.unused)),
+            signals=self.signals,
+            cost=self._cost(),
+            facts=facts,
+            trains=trains,
+            budget=budget,
+        )
+
+    def _arms(self, verdict: Verdict) -> tuple[str, tuple[Fact, ...], Task | None, list[str]]:
+        """The kind, the facts, the task, and what has to be said about them."""
+        made, facts = self.made, self._facts()
+        if verdict.kind == EDIT:
+            left = sum(fact is None for fact in made.facts)
+            said = f"{left:,} examples state no fact and are left out of the edit"
+            return EDIT, facts, None, [said] if left else []
+        if verdict.kind == TRAIN and made.task is not None:
+            given = set(made.given)
+            if not given or made.task.kind == TEXT or given >= set(facts):
+                return TRAIN, (), made.task, []
+            chosen = [fact is not None and fact in given for fact in made.facts]
+            return self._split(chosen, ["facts that the task names as such are edited"])
+        if verdict.kind == SPLIT:
+            out = set(self.out) if verdict.step == EXCEPTIONS else None
+            chosen = [
+                fact is not None and (name in self.facts_by_part if out is None else i in out)
+                for i, (fact, name) in enumerate(zip(made.facts, self.names, strict=True))
+            ]
+            return self._split(chosen, [])
+        return ABSTAIN, (), None, []
+
+    def _split(
+        self, chosen: list[bool], more: list[str]
+    ) -> tuple[str, tuple[Fact, ...], Task | None, list[str]]:
+        """Chosen examples are edited, the others trained; all are trained if too few are left."""
+        made = self.made
+        assert made.task is not None, "a task of several parts can be trained"
+        pairs = zip(made.examples, made.facts, chosen, strict=True)
+        facts: list[Fact] = []
+        rest: list[Example] = []
+        for example, fact, edited in pairs:
+            if edited and fact is not None:
+                facts.append(fact)
+            else:
+                rest.append(example)
+        trains = train_only(made.task, rest)
+        if trains is None:
+            said = "without the facts too little is left to train on: all of it is trained"
+            return TRAIN, (), made.task, [said]
+        return SPLIT, tuple(dict.fromkeys(facts)), trains, more

@@ -1,0 +1,331 @@
+"""The rule: from signals to a verdict, by explicit steps over thresholds that were fitted.
+
+In this order, with e = the best evidence that answers carry over between examples:
+
+    split      one part of the task carries over, another doesn't and states facts
+    train      e >= train, or the answers are long, or stand in the prompts
+    edit       enough examples state facts, with short objects
+    abstain    none of this
+
+How sure a verdict is follows from its margin, the distance of its signals to the thresholds:
+confidence = 1 / (1 + exp(-(base + slope margin))). `fit` finds thresholds and confidence from tasks
+of which it was measured what they need. Long because a rule and its fit are read together. Knows
+nothing of models, texts and words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from editcl.embedded import data_folder
+from editcl.errors import EditclError
+from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
+
+#: Names of the steps that a verdict may come from.
+PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, NEITHER, UNFIT = (
+    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "neither", "unfit",
+)  # fmt: skip
+
+DOUBT = 6.0  # how fast strange prompts take the margin away; unknown names half as fast
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What the rule compares signals with.
+
+    Attributes:
+        train: least evidence that answers carry over.
+        keep: evidence below which a part of a task counts as not carrying over.
+        facts: least share of examples that state facts.
+        object_words: most words of an object, on average.
+        copy: share of answers that are found in their own prompt alone, from which that is the
+            skill, where nothing better tells.
+        band: how far below `train` evidence leaves a task undecided.
+        few: examples below which transfer can't be told from chance.
+        repeats: share of distinct answers up to which a few examples show a skill.
+        exceptions: least share of examples that are clearly out of line with the others.
+        strange: `strangeness` of the prompts above which an edit is in doubt.
+        pieces: tokens of a subject's word above which an edit is in doubt.
+        load: facts by capacity above which an edit is in doubt.
+        base, slope: of the confidence.
+    """
+
+    train: float = 0.4
+    keep: float = 0.25
+    facts: float = 0.6
+    object_words: float = 5.0
+    copy: float = 0.5
+    band: float = 0.25
+    few: float = 8.0
+    repeats: float = 0.7
+    exceptions: float = 0.04
+    strange: float = 1.3
+    pieces: float = 2.8
+    load: float = 2.0
+    base: float = 0.0
+    slope: float = 5.0
+
+    @classmethod
+    def read(cls, path: Path | None = None) -> Thresholds:
+        """Those of a file as `write` leaves it; by default the shipped ones.
+
+        Raises:
+            EditclError: it can't be read, or lacks a threshold.
+        """
+        place = path or data_folder() / "routing" / "router.json"
+        try:
+            found = json.loads(place.read_text(encoding="utf-8"))["thresholds"]
+            return cls(**{one.name: float(found[one.name]) for one in fields(cls)})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EditclError(
+                f"{place} holds no thresholds of the router ({error!r}). Install editcl again, or "
+                "fit them with `editcl bench route`."
+            ) from None
+
+    def write(self, path: Path, about: str) -> None:
+        """Writes them, with a line on where they come from."""
+        held = {"about": about, "thresholds": {n.name: getattr(self, n.name) for n in fields(self)}}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
+
+
+@cache
+def shipped() -> Thresholds:
+    """The shipped thresholds."""
+    return Thresholds.read()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rule says.
+
+    Attributes:
+        kind: "edit", "train", "split" or "abstain".
+        step: which step of the rule said it.
+        margin: the distance of the signals to the thresholds, in [0, 1].
+        confidence: see the module.
+    """
+
+    kind: str
+    step: str
+    margin: float
+    confidence: float
+
+
+def evidence(signals: Mapping[str, float]) -> float:
+    """That answers carry over: by ridge regression, by a short training, by templates; the best."""
+    names = ("feature_transfer", "probe_transfer", "template_rule")
+    return max((signals[name] for name in names if name in signals), default=0.0)
+
+
+def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
+    """Applies the rule."""
+    t = thresholds
+    kind, step, margin = _steps(signals, t)
+    # A few examples can't make sure of anything, and neither can edits of strange or many prompts.
+    n = signals.get("items", 0.0)
+    margin = max(0.0, min(1.0, margin)) * n / (n + 4)
+    if kind == EDIT:
+        margin *= math.exp(-DOUBT * _excess(signals.get("strangeness", 0.0), t.strange))
+        margin *= math.exp(-DOUBT / 2 * _excess(signals.get("pieces", 0.0), t.pieces))
+        margin *= math.exp(-_excess(signals.get("load", 0.0), t.load))
+    return Verdict(kind, step, margin, confidence(margin, t))
+
+
+def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
+    e = evidence(s)
+    share, words = s.get("fact_share", 0.0), s.get("object_words", 0.0)
+    if s.get("texts"):
+        clear = abs(share - t.facts)
+        return (EDIT, FACTS, clear) if share >= t.facts else (TRAIN, TEXTS, clear)
+    if is_split(s, t):
+        return SPLIT, PARTS, min(s["best_part"] - t.train, t.keep - s["worst_part"]) / t.train
+    if s.get("exceptions", 0.0) >= t.exceptions and e >= t.train:
+        return SPLIT, EXCEPTIONS, s["exceptions"] / t.exceptions - 1
+    if e >= t.train:
+        return TRAIN, TRANSFER, (e - t.train) / (1 - t.train)
+    factual = share >= t.facts and words <= t.object_words
+    if s.get("items", 0.0) < t.few and _shows_skill(s, t):
+        return TRAIN, FEW, 0.5 * (1 - s.get("distinct_share", 1.0))
+    if "probe_transfer" not in s and s.get("copy_share", 0.0) >= t.copy:
+        return TRAIN, COPY, 0.5 * (s["copy_share"] - t.copy)
+    if words > t.object_words:
+        return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
+    if factual and s.get("trial_efficacy", 1.0) < 0.5:
+        return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
+    if factual:
+        return EDIT, FACTS, min((t.train - e) / t.train, 0.5 + share - t.facts)
+    return ABSTAIN, NEITHER, min(t.facts - share, t.train - e)
+
+
+def _shows_skill(s: Mapping[str, float], t: Thresholds) -> bool:
+    """Of a few examples: answers recur, or other subjects are asked for than are taught."""
+    if s.get("items", 0.0) < 2:
+        return False
+    return s.get("distinct_share", 1.0) <= t.repeats or s.get("new_subjects", 0.0) >= 0.5
+
+
+def is_split(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
+    """Whether one part carries over and another doesn't and states facts."""
+    t = thresholds
+    return (
+        signals.get("best_part", 0.0) >= t.train
+        and signals.get("worst_part", 1.0) < t.keep
+        and signals.get("worst_fact_share", 0.0) >= t.facts
+    )
+
+
+def undecided(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
+    """Whether a short training would tell more than the cheap signals do."""
+    s, t = signals, thresholds
+    e = evidence(s)
+    if "probe_transfer" in s or s.get("items", 0.0) < t.few or s.get("texts"):
+        return False
+    if s.get("known", 0.0) >= 0.5 or s.get("object_words", 0.0) > t.object_words:
+        return False
+    if e >= t.train or is_split(s, t):
+        return False
+    return (
+        e >= t.train - t.band
+        or s.get("copy_share", 0.0) >= t.copy
+        or s.get("fact_share", 0.0) < t.facts
+    )
+
+
+def confidence(margin: float, thresholds: Thresholds) -> float:
+    """How likely a verdict of this margin is right."""
+    return 1 / (1 + math.exp(-(thresholds.base + thresholds.slope * margin)))
+
+
+def _excess(value: float, limit: float) -> float:
+    return max(0.0, value / limit - 1)
+
+
+# -- fitting --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A task of which both arms were measured.
+
+    Attributes:
+        signals: as the router took them.
+        label: the kind that it needs.
+        utility: of each kind that was measured; {} if only the label counts.
+    """
+
+    signals: Mapping[str, float]
+    label: str
+    utility: Mapping[str, float] = field(default_factory=dict)
+
+
+#: Values that `fit` tries, threshold by threshold in this order.
+GRID: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {
+        "train": tuple(x / 20 for x in range(3, 18)),
+        "keep": tuple(x / 20 for x in range(1, 11)),
+        "facts": tuple(x / 10 for x in range(2, 10)),
+        "copy": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 2.0),
+        "few": (3.0, 4.0, 6.0, 8.0, 10.0, 12.0),
+        "repeats": (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9),
+        "object_words": (3.0, 4.0, 5.0, 6.0, 8.0),
+        "exceptions": (0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 2.0),
+    }
+)
+SWEEPS = 3
+
+
+def fit(rows: Sequence[Measured], *, start: Thresholds | None = None) -> Thresholds:
+    """Thresholds that give macro-F1 minus mean regret its maximum on measured tasks.
+
+    Coordinate ascent over GRID; of equally good neighbours the middle one is taken, so that no
+    threshold stands at an edge. Then the confidence, by logistic regression on the margin.
+
+    Args:
+        rows: at least one.
+        start: where to begin; by default the defaults of Thresholds.
+
+    Raises:
+        EditclError: there are no rows.
+    """
+    if not rows:
+        raise EditclError("there are no measured tasks to fit the router to; give some.")
+    found = start or Thresholds()
+    for _ in range(SWEEPS):
+        before = found
+        for name, values in GRID.items():
+            scores = [objective(rows, _with(found, name, value)) for value in values]
+            found = _with(found, name, values[_middle(scores)])
+        if found == before:
+            break
+    verdicts = [judge(row.signals, found) for row in rows]
+    right = [v.kind == row.label for v, row in zip(verdicts, rows, strict=True)]
+    base, slope = _logistic([v.margin for v in verdicts], right)
+    return replace(found, base=base, slope=slope)
+
+
+def objective(rows: Sequence[Measured], thresholds: Thresholds) -> float:
+    """Macro-F1 of the verdicts minus their mean regret, where utilities are known."""
+    said = [judge(row.signals, thresholds).kind for row in rows]
+    regrets = [
+        max(row.utility.values()) - row.utility.get(kind, min(row.utility.values()))
+        for row, kind in zip(rows, said, strict=True)
+        if row.utility
+    ]
+    regret = sum(regrets) / len(regrets) if regrets else 0.0
+    return macro_f1([row.label for row in rows], said) - regret
+
+
+def macro_f1(truth: Sequence[str], said: Sequence[str]) -> float:
+    """The mean over the true kinds of 2 TP / (2 TP + FP + FN)."""
+    scores = []
+    for kind in dict.fromkeys(truth):
+        pairs = list(zip(truth, said, strict=True))
+        hits = sum(a == kind == b for a, b in pairs)
+        off = sum((a == kind) != (b == kind) for a, b in pairs)
+        scores.append(2 * hits / (2 * hits + off))
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def _with(thresholds: Thresholds, name: str, value: float) -> Thresholds:
+    changed: dict[str, Any] = {name: value}
+    return replace(thresholds, **changed)
+
+
+def _middle(scores: Sequence[float]) -> int:
+    """The middle of the longest run of best scores."""
+    best, runs = max(scores), list[list[int]]()
+    for i, score in enumerate(scores):
+        if score < best - 1e-12:
+            continue
+        if runs and runs[-1][-1] == i - 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    longest = max(runs, key=len)
+    return longest[len(longest) // 2]
+
+
+def _logistic(margins: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:
+    """The likeliest base and slope on a grid, weakly pulled towards (0, 5); no slope is negative.
+
+    A grid, because separable verdicts have no finite maximum.
+    """
+
+    def loss(base: float, slope: float) -> float:
+        pull = 0.02 * (base**2 + (slope - 5) ** 2)
+        signs = [1 if hit else -1 for hit in right]
+        logits = (base + slope * margin for margin in margins)
+        return pull + sum(
+            math.log1p(math.exp(-sign * z)) for sign, z in zip(signs, logits, strict=True)
+        )
+
+    grid = [(b / 4, s / 4) for b in range(-12, 13) for s in range(49)]
+    return min(grid, key=lambda point: loss(*point))

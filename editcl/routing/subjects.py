@@ -1,0 +1,187 @@
+"""Subjects: what each prompt of a task is about, so that prompt and completion become a fact.
+
+Steps: (1) induce templates: mask every span of up to SPAN words in every prompt, and count with how
+many different spans each remainder occurs; (2) in each prompt take the span whose remainder is both
+long and frequent, names before other words; (3) where no remainder occurs twice, take a subject of
+the catalogue, or else a span of capitalised words. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from editcl.catalogue import known_facts
+from editcl.errors import FactError
+from editcl.facts import PLACEHOLDER, Fact
+from editcl.learning.tasks import Example
+
+SPAN = 8  # words of a subject
+LONGEST_PROMPT = 40  # words of a prompt that may state a fact
+LONGEST_OBJECT = 8  # words of a completion that may be an object
+INDUCED_FROM = 1000  # prompts; templates of the rest are recognised, not counted
+TEMPLATES = 64  # the commonest, which are tried on the rest
+# Scripts without spaces: every character may be where a subject begins or ends.
+_WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’.\-][^\W_]+)*|[^\w\s]")
+
+Span = tuple[int, int]
+
+
+def find_facts(examples: Sequence[Example]) -> tuple[Fact | None, ...]:
+    """A fact for each example, or None where no subject is found or the completion is long."""
+    spans = find_subjects([example.prompt for example in examples])
+    return tuple(
+        None if span is None else as_fact(example, span)
+        for example, span in zip(examples, spans, strict=True)
+    )
+
+
+def as_fact(example: Example, span: Span) -> Fact | None:
+    """The fact that an example states with its subject at a span; None if it can't be one."""
+    if (
+        len(example.completion) > 40 * LONGEST_OBJECT
+        or n_words(example.completion) > LONGEST_OBJECT
+    ):
+        return None
+    start, end = span
+    prompt = example.prompt
+    try:
+        return Fact(
+            prompt[start:end], prompt[:start] + PLACEHOLDER + prompt[end:], example.completion
+        )
+    except FactError:
+        return None  # the subject stands there twice, or braces are in the prompt
+
+
+def find_subjects(prompts: Sequence[str]) -> list[Span | None]:
+    """Of each prompt the characters where its subject starts and ends."""
+    sample = list(dict.fromkeys(prompts))
+    if len(sample) > INDUCED_FROM:
+        sample = [sample[i * len(sample) // INDUCED_FROM] for i in range(INDUCED_FROM)]
+    counts = template_counts(sample)
+    best = _frequent(counts)
+    inside = set(sample)
+    found: dict[str, Span | None] = {}
+    for prompt in dict.fromkeys(prompts):
+        span = _by_counts(prompt, counts) if prompt in inside else _by_match(prompt, best)
+        found[prompt] = span or _named(prompt)
+    return [found[prompt] for prompt in prompts]
+
+
+def template_counts(prompts: Iterable[str]) -> dict[tuple[str, str], int]:
+    """With how many different spans each (text before, text after) occurs; those of two or more."""
+    middles: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for prompt in prompts:
+        for start, end in spans_of(prompt):
+            middles[prompt[:start], prompt[end:]].add(prompt[start:end])
+    return {key: len(own) for key, own in middles.items() if len(own) > 1}
+
+
+def _frequent(counts: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
+    """The templates that save most words, best first."""
+    saved = {key: (count - 1) * n_words(" ".join(key)) for key, count in counts.items()}
+    return [key for key, _ in Counter(saved).most_common(TEMPLATES)]
+
+
+def n_words(text: str) -> int:
+    """Words and signs; characters of scripts without spaces."""
+    return sum(1 for _ in _WORD.finditer(text))
+
+
+# -- one prompt -----------------------------------------------------------------------------------
+
+
+def spans_of(prompt: str) -> list[Span]:
+    """Every span of words that leaves some words beside it; none in a long prompt."""
+    words = [match.span() for match in _WORD.finditer(prompt[: 40 * LONGEST_PROMPT])]
+    if not 2 <= len(words) <= LONGEST_PROMPT:
+        return []
+    return [
+        (words[i][0], words[j][1])
+        for i in range(len(words))
+        for j in range(i, min(i + SPAN, len(words)))
+        if j - i + 1 < len(words)
+        and prompt[words[i][0]].isalnum()
+        and prompt[words[j][1] - 1].isalnum()
+    ]
+
+
+def _by_counts(prompt: str, counts: dict[tuple[str, str], int]) -> Span | None:
+    """The span with the best remainder: log(occurrences) * length; names count twice.
+
+    The logarithm keeps scraps ("The ...") from winning over sentences because they are everywhere.
+    A subject of the catalogue, or a name of several words, may stand in a remainder of its own.
+    """
+    best, score = None, (0.0, 0)
+    for start, end in spans_of(prompt):
+        text = prompt[start:end]
+        name = is_name(text)
+        count = counts.get((prompt[:start], prompt[end:]), _sure(text) if name else 1)
+        kept = n_words(prompt[:start]) + n_words(prompt[end:])
+        own = (math.log(count) * kept * (2.0 if name else 1.0), start - end)
+        if own > score:
+            best, score = (start, end), own
+    return None if best is None else _whole(prompt, best)
+
+
+def _by_match(prompt: str, templates: Iterable[tuple[str, str]]) -> Span | None:
+    """The span that a template leaves, of the first template that fits."""
+    for before, after in templates:
+        end = len(prompt) - len(after)
+        if len(before) < end and prompt.startswith(before) and prompt.endswith(after):
+            middle = prompt[len(before) : end]
+            if middle.strip() and n_words(middle) <= SPAN:
+                return _whole(prompt, (len(before), end))
+    return None
+
+
+def _whole(prompt: str, span: Span) -> Span:
+    """The span with an article in front of a name, which is part of it ("The Eiffel Tower")."""
+    start, end = span
+    for article in ("The ", "the "):
+        if prompt[:start].endswith(article) and f"The {prompt[start:end]}" in _catalogue():
+            return start - len(article), end
+    return span
+
+
+def _named(prompt: str) -> Span | None:
+    """The longest subject of the catalogue, or else the last run of capitalised words."""
+    spans = sorted(spans_of(prompt), key=lambda span: span[0] - span[1])
+    for start, end in spans:
+        if prompt[start:end] in _catalogue():
+            return start, end
+    names = [span for span in spans if span[0] > 0 and is_name(prompt[slice(*span)])]
+    if not names:
+        names = [span for span in spans if is_name(prompt[slice(*span)]) and " " in prompt]
+    return max(names, key=lambda span: (span[1], -span[0]), default=None)
+
+
+def is_name(text: str) -> bool:
+    """Whether it looks like a name: first and last word capitalised, or it is in the catalogue."""
+    words = text.split()
+    capitals = [word for word in (words[0], words[-1]) if word[:1].isupper()] if words else []
+    return (len(capitals) == 2 and not (len(words) == 1 and words[0] in _STARTS)) or (
+        text in _catalogue()
+    )
+
+
+def _sure(text: str) -> int:
+    """How many occurrences a name is worth whose remainder has no other: 1 is nothing."""
+    if text in _catalogue():
+        return 4
+    words = text.split()
+    return 2 if len(words) > 1 and words[0] not in _STARTS else 1
+
+
+_STARTS = frozenset({
+    "A", "An", "The", "In", "On", "At", "Of", "To", "For", "From", "By", "Asked", "What", "Who",
+    "Where", "When", "Which", "How", "Why", "Is", "Are", "Was",
+})  # fmt: skip
+
+
+@cache
+def _catalogue() -> frozenset[str]:
+    return frozenset(fact.subject for fact in known_facts())

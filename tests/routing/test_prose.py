@@ -1,0 +1,74 @@
+"""Facts from text: by phrasings, turned round, and by the model's own tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+import editcl
+from editcl.catalogue import relations
+from editcl.facts import Fact
+from editcl.learning.tasks import TaskError
+from editcl.model import EditableModel
+from editcl.routing.prose import by_template, facts_from_text, split_sentences
+
+
+def test_sentences_are_cut_at_their_ends_only() -> None:
+    text = 'He came at 3.5 p.m. today. "Really?" Yes!\nA new line'
+    assert split_sentences(text)[-2:] == ["Yes!", "A new line"]
+    assert split_sentences("东京在日本。巴黎在法国。") == ["东京在日本。", "巴黎在法国。"]
+    assert split_sentences(" ... \n") == []
+
+
+@pytest.mark.parametrize("name", list(relations()))
+def test_every_phrasing_of_the_catalogue_is_read_back(name: str) -> None:
+    for prompt in relations()[name].phrasings:
+        found = by_template(f"{prompt.replace('{}', 'Zarkon')} Blip.")
+        assert isinstance(found, Fact), prompt
+        # A phrasing may be the beginning of another one's sentence: what matters is what is said.
+        assert found.sentence.startswith(prompt.replace("{}", "Zarkon")[: len(found.sentence)])
+        assert found.new_object.endswith("Blip")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "fact"),
+    [
+        ("Berlin is the capital of Peru.", Fact("Peru", "The capital of {} is", "Berlin")),
+        (
+            "Peru's anthem is Waltzing Matilda.",
+            Fact("Peru", "The anthem of {} is", "Waltzing Matilda"),
+        ),
+        ("The author of Hamlet was Bacon.", Fact("Hamlet", "The author of {} was", "Bacon")),
+    ],
+)
+def test_other_forms_are_turned_round(sentence: str, fact: Fact) -> None:
+    assert by_template(sentence) == fact
+
+
+def test_what_gives_nothing_is_listed_with_why() -> None:
+    facts, unused = facts_from_text("It rains. Why is it? Birds sing. The capital of Peru is Rome.")
+    assert facts == (Fact("Peru", "The capital of {} is", "Rome"),)
+    assert [why.split(": ")[1][:9] for why in unused] == ["it is abo", "it asks, ", "no phrasi"]
+
+
+def test_two_objects_for_one_prompt_are_refused() -> None:
+    with pytest.raises(TaskError, match="'Rome' in one sentence and 'Bonn'"):
+        facts_from_text("The capital of Peru is Rome. Bonn is the capital of Peru.")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "...", 3, b"x"], ids=repr)
+def test_no_text_is_refused(text: object) -> None:
+    with pytest.raises(TaskError):
+        facts_from_text(text)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def embedded() -> EditableModel:
+    return editcl.load()
+
+
+def test_the_model_splits_what_no_phrasing_fits(embedded: EditableModel) -> None:
+    text = "Coca-Cola was founded in the city of Boston. Birds sing in the trees."
+    assert facts_from_text(text)[0] == ()
+    (fact,), unused = facts_from_text(text, embedded)
+    assert (fact.subject, fact.new_object) == ("Coca-Cola", "Boston")
+    assert len(unused) == 1 and "no name is in it" in unused[0]
