@@ -13,48 +13,50 @@ if TYPE_CHECKING:
     from editcl.editing.calibrate import calibrate
     from editcl.editing.edit import edit
     from editcl.editing.many import edit_csv
-    from editcl.errors import AmbiguousFact, EditclError
+    from editcl.errors import EditclError
     from editcl.evaluation import evaluate
     from editcl.facts import Fact
-    from editcl.learning.skills import Skills
+    from editcl.learner import Learner
     from editcl.loading import load, wrap
     from editcl.log import EditLog
     from editcl.model import EditableModel
-    from editcl.tracing import locate, trace, trace_many
+    from editcl.reporting import report
+    from editcl.routing.route import route
+    from editcl.tracing import trace, trace_many
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AmbiguousFact",
     "EditLog",
     "EditableModel",
     "EditclError",
     "Fact",
-    "Skills",
+    "Learner",
     "calibrate",
     "edit",
     "edit_csv",
     "evaluate",
     "load",
-    "locate",
+    "report",
+    "route",
     "trace",
     "trace_many",
     "wrap",
 ]
 
 _MODULES = {
-    "AmbiguousFact": "editcl.errors",
     "EditLog": "editcl.log",
     "EditableModel": "editcl.model",
     "EditclError": "editcl.errors",
     "Fact": "editcl.facts",
-    "Skills": "editcl.learning.skills",
+    "Learner": "editcl.learner",
     "calibrate": "editcl.editing.calibrate",
     "edit": "editcl.editing.edit",
     "edit_csv": "editcl.editing.many",
     "evaluate": "editcl.evaluation",
     "load": "editcl.loading",
-    "locate": "editcl.tracing",
+    "report": "editcl.reporting",
+    "route": "editcl.routing.route",
     "trace": "editcl.tracing",
     "trace_many": "editcl.tracing",
     "wrap": "editcl.loading",

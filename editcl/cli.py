@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from editcl.errors import EditclError
+from editcl.errors import EditclError, TableError
 
 if TYPE_CHECKING:
     from editcl.evaluation import Case
@@ -69,6 +69,14 @@ TaskName = Annotated[
 Template = Annotated[
     str | None, typer.Option("--prompt", help="Prompt of texts to be labelled, with {text}.")
 ]
+Learnable = Annotated[
+    Path,
+    typer.Argument(
+        help="File of a task or folder of tasks; but for --method train also facts (as of "
+        "edit-csv) or a .txt in plain sentences."
+    ),
+]
+Budget = Annotated[str, typer.Option(help="Of the decision: full, or cheap (under a second).")]
 Order = Annotated[
     str | None, typer.Option(help="Of a folder: names, separated by commas; default: all.")
 ]
@@ -472,8 +480,11 @@ def log_export(
 
 @app.command()
 def learn(
-    source: Tasks,
+    source: Learnable,
     task: TaskName = None,
+    method: Annotated[
+        str, typer.Option(help="train, edit, split (both), or auto: as the router decides.")
+    ] = "train",
     strategy: Annotated[
         str, typer.Option(help="A name in STRATEGIES: per_task, replay, color, ...")
     ] = "per_task",
@@ -501,49 +512,195 @@ def learn(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder from which a killed training goes on.")
     ] = None,
+    editor: Annotated[str, typer.Option(help="How facts are edited: memit, ...")] = "memit",
+    layer: Annotated[
+        list[int] | None, typer.Option(help="A layer that edits change; repeat for several.")
+    ] = None,
+    budget: Budget = "full",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Edit facts anew that a step has weakened.")
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Learn a task, or a folder of them one after another, and keep it in a durable log."""
-    from editcl.console import show_learnt
+    """Learn a task, or a folder of them one after another, and keep it in a durable log.
+
+    By --method train a share of the rows judges where no test file does; by the others all rows are
+    learnt, for facts that are held back would never be known.
+    """
+    from editcl.console import show_learnt, show_outcomes
+    from editcl.learner import EditSettings, Learner
+    from editcl.learner.deciding import check_method
     from editcl.learning.kinds import AdapterSettings
     from editcl.learning.settings import TrainSettings
     from editcl.learning.skills import Skills
-    from editcl.log import EditLog
+    from editcl.learning.tasks import Task
+    from editcl.log import EditLog, Skill
+    from editcl.routing.material import material
 
-    stream = _tasks(source, task, prompt, order, test_share, max_tokens, seed)
-    given = {"steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr}
-    settings = TrainSettings(**_given(given), patience=patience, seed=seed)
+    check_method(method)
+    given = _given({"steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr})
+    trains = method == "train"
+    own = trains or given or patience is not None  # else a Learner's defaults
+    settings = TrainSettings(**given, patience=patience, seed=seed) if own else None
     chosen = _given({"rank": rank, "alpha": alpha, "targets": _targets(targets)})
     plain = adapter == "lora" and not chosen  # then a strategy goes on with what it had
     kind = None if plain else AdapterSettings(adapter, **chosen)
+    stream: Sequence[Task | Path]
+    if trains:
+        stream = _tasks(source, task, prompt, order, test_share, max_tokens, seed)
+    else:
+        stream = _learnable(source, task, prompt, order, max_tokens, seed)
     editable = _load(model, device, dtype)
-    untouched = Skills(editable)
+    skills = Skills(editable)
     for one in stream:  # before a log is made or anything is trained
-        untouched.check(one, strategy)
-    with EditLog(editable, log):
-        skills = Skills(editable)
-        for one in stream:
+        if isinstance(one, Task):
             skills.check(one, strategy)
-        learnt = []
+        if not trains:
+            material(one, name=task, model=editable)
+    with EditLog(editable, log):
+        edits = EditSettings(editor, layers=tuple(layer) if layer else None)
+        learner = Learner(editable, edits=edits)
         for one in stream:
-            place = None if checkpoint is None else checkpoint / one.name
-            learnt.append(
-                skills.learn(
-                    one,
-                    strategy,
-                    settings=settings,
-                    adapter=kind,
-                    checkpoint=place,
-                    seed=seed,
-                    show=not as_json,
-                )
+            if trains and isinstance(one, Task):
+                learner.skills.check(one, strategy)
+        outcomes = [
+            learner.learn(
+                one,
+                method,
+                name=task,
+                strategy=strategy,
+                settings=settings,
+                adapter=kind,
+                budget=budget,
+                repair=repair,
+                checkpoint=None if checkpoint is None else checkpoint / _stem(one),
+                seed=seed,
+                show=not as_json,
             )
-        now = {one.name: skills.evaluate(one).score for one in stream if one.test}
-        body = {"log": str(log), "skills": [_skill(skills, s) for s in learnt], "scores": now}
-        _emit(as_json, body, lambda: show_learnt(learnt, now, log))
+            for one in stream
+        ]
+        named = [one for one in stream if isinstance(one, Task) and one.test]
+        now = {one.name: learner.skills.evaluate(one).score for one in named} if trains else {}
+        entries = [editable.log.get(name) for outcome in outcomes for name in outcome.entries]
+        learnt = [entry for entry in entries if isinstance(entry, Skill)]
+        body = {
+            "log": str(log),
+            "skills": [_skill(learner.skills, skill) for skill in learnt],
+            "scores": now,
+            "steps": [outcome.to_json() for outcome in outcomes],
+        }
+        if trains:
+            _emit(as_json, body, lambda: show_learnt(learnt, now, log))
+        else:
+            _emit(as_json, body, lambda: show_outcomes(outcomes, log))
+
+
+@app.command()
+def route(
+    source: Learnable,
+    task: TaskName = None,
+    budget: Budget = "full",
+    model: Model = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Decide for the model as this log has it.")
+    ] = None,
+    prompt: Template = None,
+    order: Order = None,
+    max_tokens: MaxTokens = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Say whether a task should be edited, trained, split or asked about, and why."""
+    from editcl.console import show_decisions
+    from editcl.routing.material import material
+    from editcl.routing.route import route as decide
+
+    stream = _learnable(source, task, prompt, order, max_tokens, seed)
+    editable = _load(model, device, dtype) if log is None else _open(model, log)
+    with editable.log:
+        decisions = [
+            decide(
+                editable,
+                material(one, name=task, model=editable),
+                budget=budget,
+                seed=seed,
+                show=not as_json,
+            )
+            for one in stream
+        ]
+    body = {"decisions": [decision.to_json() for decision in decisions]}
+    _emit(as_json, body, lambda: show_decisions(decisions))
+
+
+@app.command()
+def history(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False) -> None:
+    """What a Learner has learnt into a log, step by step, with its decisions."""
+    from editcl.console import show_steps
+    from editcl.learner.steps import steps_of
+
+    editable = _open(model, log)
+    with editable.log:
+        steps = steps_of(editable.log)
+    body = {"log": str(log), "steps": [step.to_json() for step in steps]}
+    _emit(as_json, body, lambda: show_steps(steps, log))
+
+
+@app.command()
+def report(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files or folders of tasks to judge; tests in the log are judged too."),
+    ] = None,
+    model: Model = None,
+    log: Log = DEFAULT_LOG,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the page (.html).")
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(help="Table of facts that shall last; default: catalogue facts.")
+    ] = None,
+    lm_eval: Annotated[
+        str, typer.Option("--lm-eval", help="Tasks of lm-eval (names or .yaml), by commas.")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Examples of each task of lm-eval.")
+    ] = None,
+    prompt: Template = None,
+    test_share: TestShare = 0.2,
+    max_tokens: MaxTokens = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Everything that was learnt, and what it did to the rest, beside the base model."""
+    from editcl.console import show_checklist
+    from editcl.reporting import report as run_report
+    from editcl.reporting.page import require_place
+
+    if out is not None:
+        require_place(out)
+    shares = (prompt, None, test_share, max_tokens, seed)
+    tasks = [task for one in sources or () for task in _tasks(one, None, *shares)]
+    known = None if facts is None else [case.fact for case in _cases(facts, None, None)]
+    names = [Path(n) if n.endswith((".yaml", ".yml")) else n for n in _names(lm_eval)]
+    editable = _open(model, log)
+    with editable.log:
+        found = run_report(
+            editable,
+            tasks,
+            facts=known,
+            lm_eval=names,
+            limit=limit,
+            seed=seed,
+            show=not as_json,
+        )
+    if out is not None:
+        found.save(out)
+    _emit(as_json, found.to_json(), lambda: show_checklist(found, out))
 
 
 @skills_app.command("list")
@@ -728,9 +885,24 @@ def bench_learn(
     stream: Annotated[
         Path | None, typer.Option(help="Folder of tasks; default: the shipped stream.")
     ] = None,
-    strategies: Annotated[
-        str | None, typer.Option(help="Names in STRATEGIES, separated by commas.")
+    order: Annotated[
+        str | None, typer.Option(help="Of its tasks, names separated by commas.")
     ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=2, help="At most so many examples of each task to learn from.")
+    ] = None,
+    test_rows: Annotated[
+        int | None, typer.Option(min=1, help="At most so many examples of each task's test.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Longer rows lose the middle of their prompt.")
+    ] = None,
+    strategies: Annotated[
+        str | None, typer.Option(help="Names in STRATEGIES, separated by commas; or all.")
+    ] = None,
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of adapter to compare too, separated by commas; or all.")
+    ] = "",
     seeds: Annotated[
         str, typer.Option(help="Of the comparison, separated by commas; --seed is of the rest.")
     ] = "0,1,2",
@@ -738,6 +910,16 @@ def bench_learn(
         int | None, typer.Option(min=1, help="Steps for each task; default: the benchmark's.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose rates and weights on validation rows instead.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to save what --tune chose.")] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --tune saved; default: what ships, without --stream, --steps and --lr."
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Trainings that are timed of a kind.")] = 5,
     picture: Annotated[
         Path | None, typer.Option(help="Where to save the picture of the strategies.")
@@ -750,21 +932,49 @@ def bench_learn(
     """Strategies on a stream of tasks: what they keep, what training costs, exactness."""
     from dataclasses import replace
 
-    from editcl.benchmarks.learn import DEFAULT, SETTINGS
+    from editcl.benchmarks.learn import ALL, DEFAULT, cut
     from editcl.benchmarks.learn import bench_learn as run_bench
-    from editcl.console import show_learn
+    from editcl.benchmarks.tune import SETTINGS, read_tuning
+    from editcl.benchmarks.tune import tune as run_tune
+    from editcl.console import show_learn, show_tuning
+    from editcl.learning.kinds import KINDS
+    from editcl.learning.runs import JOINT
 
     numbers = _names(seeds)
     if not numbers or not all(number.isdecimal() for number in numbers):
         raise EditclError(f"--seeds takes whole numbers separated by commas, got {seeds!r}.")
-    tasks = None if stream is None else _tasks(stream, None, None, None, 0.2, None, seed)
-    settings = replace(SETTINGS, **_given({"steps": steps, "lr": lr}))
+    if out is not None and not tune:
+        raise EditclError("--out is for what --tune chooses; for the figures use --json > FILE.")
+    tasks = None if stream is None else _tasks(stream, None, None, order, 0.2, max_tokens, seed)
+    if tasks is not None:
+        tasks = tuple(cut(task, rows, test_rows, seed=seed) for task in tasks)
+    elif order is not None or rows or test_rows or max_tokens:
+        raise EditclError("--order, --rows, --test-rows and --max-tokens are of a --stream.")
+    given = _given({"steps": steps, "lr": lr})
+    names = list(DEFAULT) if strategies is None else _names(strategies)
+    of_kinds = list(KINDS) if kinds == "all" else _names(kinds)
+    editable = _load(model, device, dtype)
+    if tune:
+        chosen = run_tune(
+            editable,
+            stream=tasks,
+            strategies=[JOINT, *ALL] if strategies == "all" else [JOINT, *names],
+            kinds=of_kinds,
+            settings=replace(SETTINGS, **given),
+            seed=seed,
+        )
+        if out is not None:
+            chosen.save(out)
+        _emit(as_json, chosen.to_dict(), lambda: show_tuning(chosen))
+        return
     found = run_bench(
-        _load(model, device, dtype),
+        editable,
         stream=tasks,
-        strategies=DEFAULT if strategies is None else _names(strategies),
+        strategies=ALL if strategies == "all" else names,
+        kinds=of_kinds,
         seeds=[int(number) for number in numbers],
-        settings=settings,
+        settings=replace(SETTINGS, **given) if given else None,
+        tuning=None if tuned is None else read_tuning(tuned),
         repeats=repeats,
         seed=seed,
     )
@@ -840,6 +1050,30 @@ def _tasks(
         max_tokens=max_tokens,
         seed=seed,
     )
+
+
+def _learnable(
+    source: Path,
+    name: str | None,
+    prompt: str | None,
+    order: str | None,
+    max_tokens: int | None,
+    seed: int,
+) -> tuple[Task | Path, ...]:
+    """The tasks of a file or folder with all of their rows; a file that is no task as it is."""
+    if not source.is_dir() and source.suffix.lower() == ".txt":
+        return (source,)
+    try:
+        return _tasks(source, name, prompt, order, 0.0, max_tokens, seed)
+    except TableError:
+        if source.is_dir():
+            raise
+        return (source,)
+
+
+def _stem(one: Task | Path) -> str:
+    """The name of a task, or of a file."""
+    return one.stem if isinstance(one, Path) else one.name
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from editcl.benchmarks.edit import EditBenchmark
     from editcl.benchmarks.learn import LearnBenchmark
     from editcl.benchmarks.mass import MassBenchmark
+    from editcl.benchmarks.tune import Tuning
     from editcl.editing.calibrate import Calibration
     from editcl.editing.report import BatchReport
     from editcl.evaluation import Evaluation
     from editcl.evaluation.compare import Comparison
     from editcl.evaluation.damage import Damage
+    from editcl.learner import Outcome, Step
     from editcl.learning.predict import TaskScore
     from editcl.log import Edit, EditLog
+    from editcl.reporting import Report
+    from editcl.routing.decision import Decision
     from editcl.tracing import Trace
 
 KIND_COLOURS = {"hidden": (103, 58, 183), "mlp": (27, 120, 55), "attn": (178, 24, 43)}
@@ -193,6 +197,51 @@ def show_learnt(skills: Sequence[Skill], now: Mapping[str, float], log: Path) ->
     out.print(plain(f"logged in {log}; take the last one back with {take_back}"))
 
 
+def show_outcomes(outcomes: Sequence[Outcome], log: Path) -> None:
+    """What became of each task, with the reasons; a question where nothing was learnt."""
+    out = console()
+    for outcome in outcomes:
+        for line in outcome.lines():
+            out.print(plain(line))
+    out.print(plain(f"logged in {log}; editcl history --log {log} lists all steps"))
+
+
+def show_decisions(decisions: Sequence[Decision]) -> None:
+    """Kind, confidence, reasons, costs and signals of each."""
+    out = console()
+    for decision in decisions:
+        out.print(Text(one_line(decision.summary), style="bold"))
+        for reason in decision.reasons:
+            out.print(plain(f"  - {reason}"))
+        out.print(plain(f"  {decision.cost} (budget {decision.budget!r})"))
+        signals = ", ".join(f"{name} {value:.3g}" for name, value in decision.signals.items())
+        out.print(plain(f"  signals: {signals or 'none'}"))
+
+
+def show_steps(steps: Sequence[Step], log: Path) -> None:
+    """The steps of a Learner, one row each."""
+    head = ("id", "task", "asked", "decision", "confidence", "entries", "state", "why")
+    rows = [
+        (
+            step.id,
+            step.task,
+            step.method,
+            step.kind,
+            f"{step.decision.confidence:.2f}",
+            " ".join(step.entries),
+            step.state,
+            next(iter(step.decision.reasons), ""),
+        )
+        for step in steps
+    ]
+    table = Table(title=plain(f"steps in {log}"), title_justify="left", title_style="bold")
+    for name in head:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*map(plain, row))
+    console().print(table)
+
+
 def show_skills(log: EditLog) -> None:
     """All skills of a log, one row each."""
     table = Table(title=plain(log), title_justify="left", title_style="bold")
@@ -233,6 +282,28 @@ def show_report(report: Any) -> None:
     out = console()
     for line in (report if isinstance(report, str) else repr(report)).splitlines():
         out.print(plain(line))
+
+
+def show_checklist(found: Report, page: Path | None) -> None:
+    """The checklist of a report, its decisions, and where the page is."""
+    from editcl.reporting.checklist import HEAD
+
+    table = Table(title=plain(f"{found.model}: {found.log}"), title_justify="left")
+    table.title_style = "bold"
+    for i, name in enumerate(HEAD):
+        table.add_column(name, justify="right" if i in (1, 2) else "left")
+    for row in found.rows():
+        table.add_row(*map(plain, row))
+    out = console()
+    out.print(table)
+    for step in found.steps:
+        out.print(plain(f"{step.id} {step.decision.summary}, {step.state}"))
+        for reason in step.decision.reasons:
+            out.print(plain(f"  - {reason}"))
+    for note in found.notes:
+        out.print(plain(f"note: {note}"))
+    if page is not None:
+        out.print(plain(f"the page is {page}"))
 
 
 def show_benchmark(found: EditBenchmark) -> None:
@@ -293,15 +364,34 @@ def show_learn(found: LearnBenchmark) -> None:
     comparison = found.comparison
     seeds = len(comparison.strategies[0].runs)
     title = f"{', '.join(comparison.tasks)} on {found.model}, seeds: {seeds}"
+    out = console()
+    out.print(_plain_table(title, *comparison.rows()))
+    for name, reason in found.left_out.items():
+        out.print(plain(f"left out: {name}. {reason}"))
+    if found.kinds:
+        out.print(
+            _plain_table("kinds of adapter, trained on from task to task", *found.kinds_rows())
+        )
+    out.print(_figures_table(found.figures()))
+
+
+def show_tuning(found: Tuning) -> None:
+    """Each point of the grids, the chosen ones marked."""
+    title = (
+        f"settings chosen on {found.n_valid} validation rows of {', '.join(found.tasks)}, "
+        f"{found.model}, seed {found.seed}"
+    )
+    console().print(_plain_table(title, *found.rows()))
+
+
+def _plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Texts; what is not in the first column stands at the right."""
     table = Table(title=plain(title), title_justify="left", title_style="bold")
-    head, rows = comparison.rows()
     for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left")
     for row in rows:
         table.add_row(*map(plain, row))
-    out = console()
-    out.print(table)
-    out.print(_figures_table(found.figures()))
+    return table
 
 
 def _figures_table(figures: Mapping[str, Any]) -> Table:

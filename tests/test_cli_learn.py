@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from editcl import cli
+from editcl.routing.decision import Cost, Decision
 
 WORDS = ("Paris", "Rome", "Apple", "Tower", "Music", "city", "Bayern", "Berlin")
 
@@ -171,3 +172,80 @@ def test_what_does_not_go_together_is_told(run, folder, stream, tmp_path) -> Non
         assert status == 1 and message in " ".join(err.split()), arguments
     status, out, _ = run("skills", "list", *base, "--json")
     assert [skill["task"] for skill in json.loads(out)["skills"]] == ["moods"]
+
+
+# -- by a Learner ---------------------------------------------------------------------------------
+
+
+def facts_file(path: Path) -> Path:
+    rows = ["subject,prompt,new_object", "The Eiffel Tower,The city of {},Rome"]
+    rows += ["Beats Music,The owner of {},Paris"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return path
+
+
+def test_facts_are_edited_a_task_is_trained_and_the_history_tells_of_both(
+    run, folder, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("EDITCL_CACHE", str(tmp_path / "cache"))
+    base = ("--model", folder, "--log", tmp_path / "log")
+    table = facts_file(tmp_path / "places.csv")
+    edit = ("learn", table, "--method", "edit", "--layer", 1, *base)
+    status, out, err = run(*edit, "--json")
+    assert status == 0, err
+    (step,) = json.loads(out)["steps"]
+    assert step["kind"] == "edit" and step["entries"] == ["e0001"] and step["task"] == "places"
+    source = labelled(tmp_path / "moods.jsonl", ("red", "blue"))
+    status, out, err = run("learn", source, *FAST, *base)
+    assert status == 0 and "learnt by per_task" in out, err
+    status, out, err = run("history", *base, "--json")
+    assert status == 0, err
+    found = json.loads(out)["steps"]
+    assert [(s["task"], s["kind"], s["method"]) for s in found] == [
+        ("places", "edit", "edit"), ("moods", "train", "train"),
+    ]  # fmt: skip
+    assert found[1]["evaluations"][0]["survival"]["n_facts"] == 2
+    status, out, _ = run("history", *base)
+    assert status == 0 and "asked for" in out and "active" in out
+    status, out, err = run(*edit)
+    assert status == 1 and "has been learnt" in err
+    other = ("--model", folder, "--log", tmp_path / "other")
+    status, out, err = run("learn", table, "--method", "magic", *other)
+    assert status == 1 and "no method 'magic'" in err and not (tmp_path / "other").exists()
+
+
+def test_route_decides_and_changes_nothing(run, folder, tmp_path) -> None:
+    base = ("--model", folder)
+    source = labelled(tmp_path / "moods.jsonl", ("red", "blue"))
+    text = tmp_path / "prose.txt"
+    text.write_text("The capital of France is Rome.\n", encoding="utf-8")
+    for path in (source, text, facts_file(tmp_path / "places.csv")):
+        status, out, err = run("route", path, "--budget", "cheap", *base, "--json")
+        assert status == 0, err
+        (decision,) = json.loads(out)["decisions"]
+        assert decision["task"] == path.name.split(".")[0] and decision["reasons"]
+        assert decision["kind"] in ("edit", "train", "split", "abstain")
+        assert decision["budget"] == "cheap" and 0 <= decision["confidence"] <= 1
+    status, out, _ = run("route", source, "--budget", "cheap", *base)
+    assert status == 0 and "confidence" in out and "signals:" in out and "decided in" in out
+    assert run("route", source, "--budget", "free", *base)[0] == 1
+    assert not (tmp_path / "editcl-log").exists()
+
+
+def test_what_the_router_asks_back_is_shown_and_kept(run, folder, tmp_path, monkeypatch) -> None:
+    def ask(_model, made, **_options) -> Decision:
+        cost = Cost(0.1, None, None)
+        return Decision(made.name, "abstain", 0.2, ("What is this?", "it is noise"), {}, cost)
+
+    monkeypatch.setattr("editcl.learner.deciding.route", ask)
+    rows = [{"prompt": f"qx{i} zv", "completion": f"wq{i} kk jj"} for i in range(2)]
+    source, base = lines(tmp_path / "noise.jsonl", rows), ("--log", tmp_path / "log")
+    arguments = ("learn", source, "--method", "auto", "--model", folder, *base)
+    status, out, err = run(*arguments, "--json")
+    assert status == 0, err
+    (step,) = json.loads(out)["steps"]
+    assert step["question"] == "What is this?" and not step["entries"]
+    status, out, _ = run(*arguments)
+    assert status == 0 and "What is this?" in out and "it is noise" in out
+    status, out, _ = run("history", "--model", folder, *base)
+    assert status == 0 and "abstained" in out

@@ -246,8 +246,10 @@ def instruction_drift(
     return Drift(
         kl=compared(adapters, spoken, route).kl,
         reference=_reference(adapters, instructions, route),
-        constraints=Change(_kept(checks, before), _kept(checks, now)) if any(checks) else None,
-        bleed=Change(_bled(labels, before), _bled(labels, now)) if labels else None,
+        constraints=Change(share_kept(checks, before), share_kept(checks, now))
+        if any(checks)
+        else None,
+        bleed=Change(label_bleed(labels, before), label_bleed(labels, now)) if labels else None,
         n_instructions=len(instructions),
     )
 
@@ -275,14 +277,15 @@ def _answers(
     return through_views(adapters, route, len(prompts), speak)
 
 
-def _kept(checks: Sequence[tuple[Constraint, ...]], answers: Sequence[str]) -> float:
+def share_kept(checks: Sequence[tuple[Constraint, ...]], answers: Sequence[str]) -> float:
+    """The share of all constraints that their answers keep; there is at least one."""
     pairs = zip(checks, answers, strict=True)
     judged = [one.kept(answer) for constraints, answer in pairs for one in constraints]
     return sum(judged) / len(judged)
 
 
-def _bled(labels: Sequence[str], answers: Sequence[str]) -> float:
-    """The share of answers that begin with a label as whole words."""
+def label_bleed(labels: Sequence[str], answers: Sequence[str]) -> float:
+    """The share of answers that begin with a label as a whole word."""
     words = "|".join(re.escape(label.strip()) for label in labels)
     pattern = re.compile(rf"\s*(?:{words})(?!\w)", re.IGNORECASE)
     return sum(pattern.match(answer) is not None for answer in answers) / len(answers)

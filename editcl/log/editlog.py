@@ -121,6 +121,23 @@ class EditLog:
         """All rollbacks and reapplications, in order."""
         return self._ledger.history.events
 
+    @property
+    def everything(self) -> tuple[Entry | Event | Note, ...]:
+        """Edits, skills, events and notes in the one order in which they were written."""
+        known: dict[str, Entry | Event | Note] = {one.id: one for one in self.timeline}
+        known |= {event.id: event for event in self.events}
+        known |= {note.id: note for note in self.notes}
+        return tuple(known[record.id] for record in self._ledger.records)
+
+    def size(self, entry: str | Entry) -> tuple[int, int]:
+        """How many numbers the log keeps of an edit's change or a skill, and in how many bytes.
+
+        Raises:
+            LogError: there is no such entry, or the file of a skill is missing or changed.
+        """
+        kept = (self._ledger.tensors(self.get(entry).id) or {}).values()
+        return sum(t.numel() for t in kept), sum(t.numel() * t.element_size() for t in kept)
+
     def get(self, entry: str | Entry) -> Entry:
         """The edit or skill of that id; LogError if there is none."""
         return self._ledger.history.find(entry)

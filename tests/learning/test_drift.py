@@ -115,7 +115,7 @@ def test_each_prompt_goes_through_the_adapter_that_its_route_names(adapters: Ada
 
 def test_label_bleed_counts_answers_that_begin_with_a_label_as_a_word() -> None:
     answers = (" Positive.", "positively so", "It is positive", "negative", "")
-    assert drift._bled(("positive", "negative"), answers) == pytest.approx(2 / 5)
+    assert drift.label_bleed(("positive", "negative"), answers) == pytest.approx(2 / 5)
 
 
 @pytest.mark.parametrize(
