@@ -85,11 +85,11 @@ class Maker:
             transaction.done(_done(plan.made, report, time.perf_counter() - started))
         scores = self._scores(plan, report, skill)
         after = self.standings.again(before)
-        notes: tuple[str, ...] = ()
+        notes = _untaken(report, scores)
         repaired: tuple[str, ...] = ()
         lost = tuple(place for place, held in before.facts.items() if held > after.facts[place])
         if repair and lost:
-            notes = self._repair(plan, [before.of[place] for place in lost], before)
+            notes += self._repair(plan, [before.of[place] for place in lost], before)
             after = self.standings.again(before)
             scores = self._scores(plan, report, skill)
             repaired = tuple(str(before.of[place]) for place in lost if after.facts[place])
@@ -185,6 +185,16 @@ class Maker:
         return self.standings.of({place: facts[place] for place in evenly(places, KEPT)}, steps)
 
 
+def _untaken(report: BatchReport | None, scores: Mapping[str, float]) -> tuple[str, ...]:
+    """What is worth knowing of facts that an edit did not bring about."""
+    if report is None or scores["facts"] == 1:
+        return ()
+    return (
+        f"{1 - scores['facts']:.0%} of the step's facts do not hold: the model may not know such "
+        "names or words. Look at the entry, and roll the step back or train it instead.",
+    )
+
+
 def _evaluation(outcome: Outcome) -> dict[str, Any]:
     return {
         "step": outcome.step,
@@ -201,9 +211,11 @@ def _done(made: Material, report: BatchReport | None, seconds: float) -> Mapping
     """What the log keeps of a step beside its entries."""
     task = made.task
     kind, labels = (COMPLETION, ()) if task is None else (task.kind, task.labels)
-    kept = Kept.of(made.test, kind, labels, None if task is None else task.max_tokens)
-    rows = () if report is None else report.rows
-    said = [row.fact for row in rows if row.status == "already said"]
+    # Without a test, what was trained can at least be asked for again.
+    rows = made.test or (() if task is None or report is not None else task.train)
+    kept = Kept.of(rows, kind, labels, None if task is None else task.max_tokens)
+    edited = () if report is None else report.rows
+    said = [row.fact for row in edited if row.status == "already said"]
     return {
         "kept": None if kept is None else kept.to_json(),
         "said": fact_json(said[:KEPT]),

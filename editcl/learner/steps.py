@@ -93,7 +93,8 @@ class Step:
         entries: ids of what it put into the log, repairs included.
         state: "active", "active in part", "rolled back", "nothing to change" (the model said it all
             before), "undone" (it failed or was killed), "abstained" or "unfinished".
-        kept: what judges it; None without a test.
+        kept: what judges it: of its test, or without one of what was trained; None if all was
+            edited.
         said: facts of it that the model held before, which need no edit.
         at: how many entries the log had after it, repairs included.
         seconds: what it took.

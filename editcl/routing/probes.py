@@ -77,6 +77,15 @@ def strangeness(model: EditableModel, reading: Reading) -> float:
     return float(measured.mean()) / math.log(model.d_vocab) if len(measured) else 0.0
 
 
+def spelling(model: EditableModel, reading: Reading) -> float:
+    """Mean cross-entropy of the completions' tokens behind the first, by that of guessing.
+
+    High where the model has never said these words: an edit moves one state and can make it begin
+    a word, but how the word goes on the model must know.
+    """
+    return float(reading.rest_loss.mean()) / math.log(model.d_vocab)
+
+
 def answer_loss(reading: Reading) -> float:
     """Mean cross-entropy of the completions' tokens (nats): how far the model is from them."""
     return -float(reading.log_prob.mean())

@@ -40,6 +40,8 @@ class Reading:
         log_prob: mean log-probability of these tokens.
         prompt_loss: mean cross-entropy of the prompt's tokens but the first (nats); NaN for a
             prompt of one token.
+        rest_loss: mean cross-entropy of the completion's tokens behind its first (nats); 0 for a
+            completion of one token.
         row_tokens: mean length of a row, padding included.
         seconds_per_token: of the fastest batch, on this machine.
     """
@@ -51,6 +53,7 @@ class Reading:
     exact: tuple[bool, ...]
     log_prob: Float[Tensor, " n_rows"]
     prompt_loss: Float[Tensor, " n_rows"]
+    rest_loss: Float[Tensor, " n_rows"]
     row_tokens: float
     seconds_per_token: float
 
@@ -97,7 +100,7 @@ def read(
     n = len(rows)
     states = {name: torch.zeros(n, model.d_model) for name in ("middle", "last", "mean")}
     first = torch.zeros(n, model.d_vocab)
-    log_prob, prompt_loss = torch.zeros(n), torch.full((n,), torch.nan)
+    log_prob, rest_loss, prompt_loss = torch.zeros(n), torch.zeros(n), torch.full((n,), torch.nan)
     exact, tokens, fastest = [False] * n, 0, float("inf")
     for part in micro_batches([len(row.ids) for row in rows], TOKENS_PER_BATCH):
         own = [rows[i] for i in part]
@@ -115,6 +118,8 @@ def read(
             taken = logs.gather(1, torch.tensor(row.ids[1:], device=logs.device)[:, None])[:, 0]
             end = row.start + _own(model, row)
             log_prob[i] = taken[at : end - 1].mean()
+            if end - 1 > at + 1:
+                rest_loss[i] = -taken[at + 1 : end - 1].mean()
             said = logs[at : end - 1].argmax(-1).tolist()
             exact[i] = tuple(said) == row.ids[row.start : end]
             if at > 0:
@@ -127,6 +132,7 @@ def read(
         exact=tuple(exact),
         log_prob=log_prob,
         prompt_loss=prompt_loss,
+        rest_loss=rest_loss,
         row_tokens=tokens / n,
         seconds_per_token=fastest,
     )

@@ -141,6 +141,7 @@ class _Look:
             "known": probes.known(found),
             "conflict": probes.conflict(found),
             "strangeness": probes.strangeness(self.model, found),
+            "spelling": probes.spelling(self.model, found),
             "pieces": probes.pieces(self.model, [f.subject for f in made.facts if f is not None]),
             "answer_loss": probes.answer_loss(found),
             "feature_transfer": probes.transfer(held.hits, held.base_hits, answers, masked),
@@ -181,9 +182,10 @@ class _Look:
             )
 
     def try_edit(self) -> None:
-        """A trial edit, if facts are to be edited whose prompts are strange to the model."""
-        facts = self._facts()
-        doubtful = self.signals["strangeness"] > self.thresholds.strange
+        """A trial edit, if facts are to be edited whose prompts or objects are strange to the
+        model."""
+        facts, t = self._facts(), self.thresholds
+        doubtful = self.signals["strangeness"] > t.strange or self.signals["spelling"] > t.spelling
         if self._verdict().kind != EDIT or not doubtful:
             return
         if not trials.known_covariances(self.model) or not self._afford(TRIAL_ROWS):

@@ -52,6 +52,7 @@ class Thresholds:
         repeats: share of distinct answers up to which a few examples show a skill.
         exceptions: least share of examples that are clearly out of line with the others.
         strange: `strangeness` of the prompts above which an edit is in doubt.
+        spelling: `spelling` of the objects above which an edit is in doubt.
         pieces: tokens of a subject's word above which an edit is in doubt.
         load: facts by capacity above which an edit is in doubt.
         base, slope: of the confidence.
@@ -67,6 +68,7 @@ class Thresholds:
     repeats: float = 0.7
     exceptions: float = 0.04
     strange: float = 1.3
+    spelling: float = 0.5
     pieces: float = 2.8
     load: float = 2.0
     base: float = 0.0
@@ -135,6 +137,7 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     if kind == EDIT:
         margin *= math.exp(-DOUBT * _excess(signals.get("strangeness", 0.0), t.strange))
         margin *= math.exp(-DOUBT / 2 * _excess(signals.get("pieces", 0.0), t.pieces))
+        margin *= math.exp(-DOUBT / 2 * _excess(signals.get("spelling", 0.0), t.spelling))
         margin *= math.exp(-_excess(signals.get("load", 0.0), t.load))
     return Verdict(kind, step, margin, confidence(margin, t))
 
@@ -166,8 +169,9 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
 
 
 def _shows_skill(s: Mapping[str, float], t: Thresholds) -> bool:
-    """Of a few examples: answers recur, or other subjects are asked for than are taught."""
-    if s.get("items", 0.0) < 2:
+    """Of a few examples that are not called facts: answers recur, or other subjects are asked for
+    than are taught."""
+    if s.get("items", 0.0) < 2 or s.get("named_share", 0.0) >= t.facts:
         return False
     return s.get("distinct_share", 1.0) <= t.repeats or s.get("new_subjects", 0.0) >= 0.5
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import MappingProxyType
 
+from editcl.catalogue import relation_of
 from editcl.routing.material import Material
 from editcl.routing.subjects import n_words, spans_of
 
@@ -26,6 +27,16 @@ def items(what: Material) -> float:
 def fact_share(what: Material) -> float:
     """Share of examples with a subject in the prompt and a short completion, as facts have."""
     return _mean(fact is not None for fact in what.facts)
+
+
+def named_share(what: Material) -> float:
+    """Share of examples that are facts by what the caller said, or by their words: given as Facts,
+    or in a phrasing of a relation of the catalogue."""
+    given = set(what.given)
+    return _mean(
+        fact is not None and (fact in given or relation_of(fact.prompt) is not None)
+        for fact in what.facts
+    )
 
 
 def object_words(what: Material) -> float:
@@ -103,6 +114,7 @@ SIGNALS: Mapping[str, Callable[[Material], float]] = MappingProxyType(
     {
         "items": items,
         "fact_share": fact_share,
+        "named_share": named_share,
         "object_words": object_words,
         "distinct_share": distinct_share,
         "answer_entropy": answer_entropy,

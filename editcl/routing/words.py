@@ -111,6 +111,12 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
             "guessing): an unknown language, unknown names or no language at all; that lowers the "
             "confidence"
         )
+    if s.get("spelling", 0.0) > t.spelling:
+        found.append(
+            "the model has hardly ever said these objects (their tokens behind the first have "
+            f"{s['spelling']:.1f} times the loss of guessing): an edit can make it begin a word, "
+            "but not spell one; that lowers the confidence"
+        )
     if s.get("pieces", 0.0) > t.pieces:
         found.append(
             f"the subjects' words fall into {s['pieces']:.1f} tokens each: names that the model "

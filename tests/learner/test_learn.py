@@ -11,7 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pupils import FACTS, MIXED, ONE, OTHER, PROMPTS, SOUND, TWO, bits, fresh, learn, learner, story
+from pupils import (
+    CHEAP,
+    FACTS,
+    MIXED,
+    ONE,
+    OTHER,
+    PROMPTS,
+    SOUND,
+    TWO,
+    bits,
+    fresh,
+    learn,
+    learner,
+    story,
+)
 
 import editcl
 from editcl.editing.choices import ask_objects
@@ -41,6 +55,22 @@ def test_an_edit_is_one_entry_whose_facts_hold_and_says_that_it_was_asked_for() 
     assert step.active and step.task == "places" and step.method == "edit"
     assert "places: edit" in repr(outcome) and "asked for" in repr(outcome)
     assert json.loads(json.dumps(outcome.to_json()))["entries"] == [entry.id]
+
+
+def test_an_edit_that_did_not_take_says_so() -> None:
+    one = learner(edits=CHEAP)
+    outcome = learn(one, FACTS, "edit", name="places")
+    assert outcome.scores["facts"] < 1, "edits this cheap reach nothing"
+    (note,) = outcome.notes
+    assert "do not hold" in note and note in repr(outcome)
+    assert learn(learner(edits=SOUND), FACTS, "edit").notes == ()
+
+
+def test_without_a_test_what_was_trained_is_asked_for_again() -> None:
+    one = learner()
+    outcome = learn(one, replace(TWO, test=()), "train")
+    right = one.correct(TWO.train, TWO.labels)
+    assert outcome.scores["test"] == sum(right) / len(right)
 
 
 def test_a_training_is_a_skill_judged_with_and_without_being_told() -> None:

@@ -112,6 +112,14 @@ def test_strangeness_is_one_for_a_model_that_guesses(
     assert probes.strangeness(model, replace(reading, prompt_loss=blank)) == 0
 
 
+def test_spelling_is_one_for_a_model_that_guesses_how_words_go_on(
+    model: EditableModel, reading: Reading
+) -> None:
+    guess = torch.full_like(reading.rest_loss, torch.tensor(float(model.d_vocab)).log())
+    assert probes.spelling(model, replace(reading, rest_loss=guess)) == pytest.approx(1)
+    assert probes.spelling(model, replace(reading, rest_loss=torch.zeros_like(guess))) == 0
+
+
 def test_names_that_fall_into_many_tokens_are_seen(model: EditableModel) -> None:
     names = ["The Eiffel Tower", "Rome"]
     lengths = [

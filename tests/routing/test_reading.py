@@ -35,6 +35,8 @@ def test_a_reading_is_what_one_example_at_a_time_gives(any_model: EditableModel)
         own = range(row.start, len(row.ids) - 1)  # the end token aside
         scores = torch.stack([logs[j - 1, row.ids[j]] for j in own])
         torch.testing.assert_close(found.log_prob[i], scores.mean(), rtol=1e-3, atol=1e-3)
+        rest = -scores[1:].mean() if len(scores) > 1 else torch.tensor(0.0)
+        torch.testing.assert_close(found.rest_loss[i], rest, rtol=1e-3, atol=1e-3)
         assert found.exact[i] == all(int(logs[j - 1].argmax()) == row.ids[j] for j in own)
         prompt = torch.stack(
             [-logs[j - 1, row.ids[j]] for j in range(1, row.start)] or [at * torch.nan]

@@ -49,6 +49,7 @@ FACTS = {
         ({"items": 5.0, "distinct_share": 0.4}, TRAIN),
         ({"items": 5.0, "new_subjects": 1.0}, TRAIN),
         ({"items": 1.0, "new_subjects": 1.0}, EDIT),
+        ({"items": 5.0, "distinct_share": 0.4, "named_share": 1.0}, EDIT),
         ({"trial_efficacy": 0.0}, ABSTAIN),
         ({"texts": 3.0, "fact_share": 0.1}, TRAIN),
         ({"texts": 3.0}, EDIT),
@@ -69,6 +70,7 @@ def test_doubts_lower_the_confidence() -> None:
         {"items": 1.0},
         {"strangeness": 3.0},
         {"pieces": 6.0},
+        {"spelling": 1.2},
         {"load": 9.0},
         {"feature_transfer": 0.3},
     )

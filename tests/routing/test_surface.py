@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from editcl.facts import Fact
 from editcl.learning.tasks import Example, Task
 from editcl.routing.material import Material, material
 from editcl.routing.surface import SIGNALS, surface, templates
@@ -14,6 +15,8 @@ NAMES = ("Peru", "Chad", "Mali", "Fiji")
 CODES = material([(f"The code of {n} is", f"x{i}") for i, n in enumerate(NAMES)])
 LABELS = material([(f"Surely {n} is", "ab"[i % 2]) for i, n in enumerate(NAMES)])
 FOUND = material([(f"Take the {w} from here: it is the", w) for w in ("cup", "hat", "pen", "map")])
+GIVEN = material([Fact(n, "The code of {} is", f"x{i}") for i, n in enumerate(NAMES)])
+STATED = material([(f"The capital city of {n} is called", "Rome") for n in NAMES])
 CHOICE = material(
     [(f"Is {n} up or down? It is", ("up", "down")[i % 2]) for i, n in enumerate(NAMES)]
 )
@@ -31,6 +34,9 @@ def test_every_signal_is_named_and_finite() -> None:
     [
         ("items", CODES, 4),
         ("fact_share", CODES, 1),
+        ("named_share", CODES, 0),
+        ("named_share", GIVEN, 1),
+        ("named_share", STATED, 1),
         ("distinct_share", CODES, 1),
         ("distinct_share", LABELS, 0.5),
         ("answer_entropy", CODES, 1),
