@@ -983,6 +983,46 @@ def bench_learn(
     _emit(as_json, found.to_dict(), lambda: show_learn(found))
 
 
+@bench_app.command("route")
+def bench_route(
+    model: Model = None,
+    families: Annotated[
+        str | None, typer.Option(help="Families of tasks, separated by commas; default: all.")
+    ] = None,
+    per_family: Annotated[int, typer.Option(min=1, help="Tasks of each family.")] = 3,
+    stream: Annotated[
+        int, typer.Option(min=0, help="Tasks of the mixed stream; 0 leaves it out.")
+    ] = 20,
+    keep: Annotated[
+        Path | None, typer.Option(help="File of measured tasks; a later call goes on from it.")
+    ] = None,
+    fit: Annotated[Path | None, typer.Option(help="Fit thresholds anew, into this folder.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to save regret by family and the calibration.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Decisions of the router against both arms measured, by families of tasks."""
+    from editcl.benchmarks.route import bench_route as run_bench
+    from editcl.console import show_route_benchmark
+
+    found = run_bench(
+        _load(model, device, dtype),
+        families=None if families is None else _names(families),
+        per_family=per_family,
+        stream=stream,
+        keep=keep,
+        fit_to=fit,
+        seed=seed,
+    )
+    if picture is not None:
+        _save_picture(found, picture)
+    _emit(as_json, found.to_dict(), lambda: show_route_benchmark(found))
+
+
 # -- helpers --------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from editcl.benchmarks.edit import EditBenchmark
     from editcl.benchmarks.learn import LearnBenchmark
     from editcl.benchmarks.mass import MassBenchmark
+    from editcl.benchmarks.route import RouteBenchmark
     from editcl.benchmarks.tune import Tuning
     from editcl.editing.calibrate import Calibration
     from editcl.editing.report import BatchReport
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from editcl.tracing import Trace
 
 KIND_COLOURS = {"hidden": (103, 58, 183), "mlp": (27, 120, 55), "attn": (178, 24, 43)}
+_ARMS = ("edit", "train", "split", "abstain")
 KIND_NAMES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
 
 
@@ -375,6 +377,31 @@ def show_learn(found: LearnBenchmark) -> None:
     out.print(_figures_table(found.figures()))
 
 
+def show_route_benchmark(found: RouteBenchmark) -> None:
+    """Each task with what its arms are worth and what was decided, families, figures, stream."""
+    out = console()
+    rows: list[Sequence[str]] = []
+    for one in found.decided:
+        worth, said = one.measured.utilities(), one.said["full"]
+        arms = (f"{worth[n]:.2f}" if n in worth else "-" for n in _ARMS)
+        mark = "" if one.right() else f" ({one.measured.label})"
+        shown = (f"{said.kind}{mark}", f"{said.confidence:.2f}", f"{one.regret():.2f}")
+        rows.append((one.measured.task, one.half, *arms, *shown))
+    names = ("task", "half", *_ARMS, "decision (best)", "confidence", "regret")
+    out.print(_plain_table(f"what arms are worth on {found.model}", names, rows))
+    families = found.by_family()
+    head = ["family", *next(iter(families.values()))]
+    rows = [(name, *(f"{x:.2f}" for x in own.values())) for name, own in families.items()]
+    out.print(_plain_table("mean regret by family", head, rows))
+    figures = {n: v for n, v in found.figures().items() if n not in ("thresholds", "count_rule")}
+    out.print(_figures_table(figures, "tested families"))
+    for name, line in found.stream.items():
+        survival = "-" if line.edit_survival is None else f"{line.edit_survival:.3f}"
+        kinds = ", ".join(f"{kind} {n}" for kind, n in line.kinds.items())
+        told = f"OP {line.OP:.3f}, edit survival {survival}, {line.cost:.0f} s ({kinds})"
+        out.print(plain(f"stream, {name}: {told}"))
+
+
 def show_tuning(found: Tuning) -> None:
     """Each point of the grids, the chosen ones marked."""
     title = (
@@ -394,9 +421,9 @@ def _plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]])
     return table
 
 
-def _figures_table(figures: Mapping[str, Any]) -> Table:
-    """Speed and exactness, a row a figure."""
-    table = Table(title="speed and exactness", title_justify="left", title_style="bold")
+def _figures_table(figures: Mapping[str, Any], title: str = "speed and exactness") -> Table:
+    """A row a figure."""
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in figures.items():

@@ -1,0 +1,130 @@
+"""The tasks of the router benchmark: 23 families, knowledge, skills, both, and neither.
+
+Each family is one maker, called with a number and a random source of its own, so that a task
+depends on the catalogue, the seed, its family and its number and on nothing else. Which families
+calibrate the router and which test it was fixed before anything was measured: wholes of each kind
+go to either side, and no wording is shared between the sides. The wordings and words of `codes`,
+`cards` and `kinds_and_codes` were chosen anew once, after arms had been measured on first ones that
+the embedded model can't be edited to say. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from editcl.benchmarks import families_facts as facts
+from editcl.benchmarks import families_mixed as mixed
+from editcl.benchmarks import families_skills as skills
+from editcl.benchmarks.posed import KNOWLEDGE, MIXED, SKILL, UNDECIDABLE, Maker, Posed
+from editcl.errors import EditclError
+from editcl.learning.tasks import Task
+
+Half = Literal["calibration", "test"]
+CALIBRATION: Half = "calibration"
+TEST: Half = "test"
+PER_FAMILY = 3
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tasks of one make.
+
+    Attributes:
+        name: of the family.
+        kind: "knowledge", "skill", "mixed" or "undecidable".
+        half: the side of the split.
+        make: makes one of its tasks.
+        at_most: tasks; None: as many as asked for.
+    """
+
+    name: str
+    kind: str
+    half: Half
+    make: Maker
+    at_most: int | None = None
+
+
+_EVERY = (
+    Family("one_relation", KNOWLEDGE, CALIBRATION, facts.one_relation),
+    Family("prose", KNOWLEDGE, CALIBRATION, facts.prose),
+    Family("codes", KNOWLEDGE, CALIBRATION, facts.codes),
+    Family("invented", KNOWLEDGE, CALIBRATION, facts.invented),
+    Family("kinds", SKILL, CALIBRATION, skills.kinds),
+    Family("name_parts", SKILL, CALIBRATION, skills.name_parts),
+    Family("questions", SKILL, CALIBRATION, skills.questions),
+    Family("topics", SKILL, CALIBRATION, skills.topics),
+    Family("kinds_and_facts", MIXED, CALIBRATION, mixed.kinds_and_facts),
+    Family("parts_and_facts", MIXED, CALIBRATION, mixed.parts_and_facts),
+    Family("nonsense", UNDECIDABLE, CALIBRATION, mixed.nonsense),
+    Family("known_facts", UNDECIDABLE, CALIBRATION, mixed.known_facts),
+    Family("corrections", KNOWLEDGE, TEST, facts.corrections),
+    Family("few_answers", KNOWLEDGE, TEST, facts.few_answers),
+    Family("cards", KNOWLEDGE, TEST, facts.cards),
+    Family("many", KNOWLEDGE, TEST, facts.many, at_most=2),
+    Family("five_shot", SKILL, TEST, skills.five_shot),
+    Family("extraction", SKILL, TEST, skills.extraction),
+    Family("arithmetic", SKILL, TEST, skills.arithmetic),
+    Family("questions_and_corrections", MIXED, TEST, mixed.questions_and_corrections),
+    Family("kinds_and_codes", MIXED, TEST, mixed.kinds_and_codes),
+    Family("random_labels", UNDECIDABLE, TEST, mixed.random_labels),
+    Family("restated", UNDECIDABLE, TEST, mixed.restated),
+)
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _EVERY})
+
+
+def make_tasks(
+    families: Sequence[str] | None = None, *, per_family: int = PER_FAMILY, seed: int = 0
+) -> tuple[Posed, ...]:
+    """The tasks, family after family; the same arguments give the same tasks anywhere.
+
+    Args:
+        families: names in FAMILIES; by default all.
+        per_family: tasks of each, or as many as it has.
+        seed: of everything drawn.
+
+    Raises:
+        EditclError: there is no such family, one is named twice, or no task is asked for.
+    """
+    names = list(FAMILIES) if families is None else list(families)
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown or len(set(names)) < len(names):
+        found = f"no family {unknown[0]!r}" if unknown else "a family that is named twice"
+        raise EditclError(f"there is {found}; choose among {', '.join(FAMILIES)}.")
+    if per_family < 1:
+        raise EditclError(f"{per_family} tasks of a family are none; give 1 or more.")
+    found_tasks = []
+    for name in names:
+        family = FAMILIES[name]
+        for number in range(min(per_family, family.at_most or per_family)):
+            made = family.make(random.Random(f"{seed} {name} {number}"), number)
+            task = Task(f"{name}-{number}", tuple(made.train), tuple(made.test), made.kind)
+            found_tasks.append(Posed(name, family.kind, task, made.text, tuple(made.facts)))
+    return tuple(found_tasks)
+
+
+def checksum(tasks: Sequence[Posed]) -> str:
+    """SHA-256 of all items of the tasks, in order."""
+    digest = hashlib.sha256()
+    for posed in tasks:
+        digest.update(f"{posed.name}\x1e{posed.task.kind}\x1e{posed.text}\x1d".encode())
+        for part in (posed.task.train, posed.task.test):
+            for row in part:
+                digest.update(f"{row.prompt}\x1f{row.completion}\x1e".encode())
+            digest.update(b"\x1d")
+    return digest.hexdigest()
+
+
+__all__ = [
+    "CALIBRATION",
+    "FAMILIES",
+    "PER_FAMILY",
+    "TEST",
+    "Family",
+    "checksum",
+    "make_tasks",
+]

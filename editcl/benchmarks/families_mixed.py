@@ -1,0 +1,153 @@
+"""Families of mixed tasks (a skill with facts inside) and of tasks that had better be asked about.
+
+The latter: strings without sense, labels drawn by lot for sentences that are about nothing in
+particular, and facts that the model knows. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from editcl.benchmarks.families_facts import drawn_objects
+from editcl.benchmarks.families_skills import name_parts, questions, sorted_names
+from editcl.benchmarks.posed import (
+    HELD_OUT,
+    Changed,
+    Made,
+    as_facts,
+    changed,
+    draw,
+    rephrased,
+    stated,
+)
+from editcl.catalogue import facts_by_relation, relations
+from editcl.evaluation.damage import general_texts
+from editcl.facts import Fact
+from editcl.learning.tasks import CLASSIFICATION, Example
+
+_FACTS = 10  # inside a mixed task
+_WORDINGS = (
+    ("Among the entries, {} counts as a", {"person": "human", "city": "town", "company": "firm"}),
+    ("Tick one box: {} is a", {"book": "text", "river": "water", "band": "sound"}),
+    ("{} belongs in the drawer for", {"film": "cinema", "city": "towns", "sports club": "games"}),
+    ("Heading for {}:", {"person": "who", "river": "where", "company": "what"}),
+)  # fmt: skip
+_ASKED = (
+    ("Name the nation. Where does {} come from?", "country_of_origin"),
+    ("Form, line 4. Occupation of {}:", "occupation"),
+    ("Which continent is home to {}? It is", "continent"),
+)
+_NEXT = (
+    ("Next entry: {} is filed with the", {"person": "persons", "city": "cities", "film": "films"}),
+    ("Sticker on the folder of {}:", {"company": "trade", "river": "nature", "band": "music"}),
+    ("Show {} in the window for", {"book": "reading", "sports club": "sport", "city": "travel"}),
+)  # fmt: skip
+#: As those of `families_facts`, in sentences of other relations.
+_CODES = (
+    ("In the shops of {}, people pay with the", "Wages in {} are paid in the",
+     "A bank in {} hands out notes of the", "landmark_type"),
+    ("In the travel guide, {} is listed as a", "By its kind, {} is a",
+     "Architects would class {} as a", "birthplace"),
+    ("The original text of {} is in", "{} was created in a language called",
+     "Those who want {} without a translation must know", "industry"),
+)  # fmt: skip
+_LOTS = (("red", "blue"), ("left", "right"), ("yes", "no"), ("first", "second", "third"))
+_SYLLABLES = ("zu", "kro", "vex", "pli", "gor", "ash", "twi", "nub", "yil", "quo", "jep", "dro")
+
+
+def kinds_and_facts(rng: random.Random, number: int) -> Made:
+    """Names sorted by kind, and changed facts about others in between."""
+    wording, answers = _WORDINGS[number % len(_WORDINGS)]
+    train, test = sorted_names(rng, wording, answers, 6)
+    return _together(rng, train, test, _facts(rng, number))
+
+
+def questions_and_corrections(rng: random.Random, number: int) -> Made:
+    """A form of question answered truly, and changed facts as plain statements."""
+    made = questions(rng, number, _ASKED)
+    return _together(rng, made.train[:20], made.test, _facts(rng, number))
+
+
+def parts_and_facts(rng: random.Random, number: int) -> Made:
+    """Words of names, and changed facts about other subjects."""
+    made = name_parts(rng, number % 2)  # both of them ask for the last word
+    return _together(rng, made.train[:30], made.test, _facts(rng, number))
+
+
+def kinds_and_codes(rng: random.Random, number: int) -> Made:
+    """Names sorted by kind, and codes drawn for others."""
+    wording, answers = _NEXT[number % len(_NEXT)]
+    train, test = sorted_names(rng, wording, answers, 6)
+    coded, (way, *others) = drawn_objects(rng, _CODES[number % len(_CODES)], _FACTS)
+    rows = [one.asked(way) for one in coded]
+    asked = [one.asked(other) for one in coded for other in others]
+    half = HELD_OUT // 2
+    held_out = [*test[:half], *rng.sample(asked, min(half, len(asked)))]
+    return _shuffled(rng, [*train, *rows], held_out, as_facts(coded, rows))
+
+
+def nonsense(rng: random.Random, number: int) -> Made:
+    """Strings of syllables that mean nothing, followed by others."""
+
+    def word() -> str:
+        return "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(1, 3)))
+
+    rows = {" ".join(word() for _ in range(2 + number % 3)): word() for _ in range(40)}
+    examples = [Example(prompt, completion) for prompt, completion in rows.items()]
+    return Made(examples[:20], examples[20:])
+
+
+def random_labels(rng: random.Random, number: int) -> Made:
+    """Labels drawn by lot for everyday sentences."""
+    words = _LOTS[number % len(_LOTS)]
+    texts = rng.sample(general_texts(), 50)
+    rows = [Example(f"{text} Label:", words[i % len(words)]) for i, text in enumerate(texts)]
+    labels = [row.completion for row in rows]
+    rng.shuffle(labels)
+    rows = [Example(row.prompt, label) for row, label in zip(rows, labels, strict=True)]
+    return Made(rows[:24], rows[24:], CLASSIFICATION)
+
+
+def known_facts(rng: random.Random, number: int) -> Made:
+    """Facts of one relation as the model has them already."""
+    names = ("capital", "occupation", "headquarters", "author", "currency", "director")
+    facts = [Changed(f, f.object) for f in draw(rng, names[number % len(names)], 20)]
+    return Made(stated(rng, facts), rephrased(rng, facts))
+
+
+def restated(rng: random.Random, number: int) -> Made:
+    """Facts of many relations as the model has them, each in a phrasing drawn for it."""
+    every = [fact for name in relations() for fact in facts_by_relation()[name]]
+    facts = [Changed(fact, fact.object) for fact in rng.sample(every, 16 + 4 * (number % 3))]
+    return Made(
+        [one.asked(rng.choice(relations()[one.fact.relation].stated[1:])) for one in facts],
+        rephrased(rng, facts),
+    )
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def _facts(rng: random.Random, number: int) -> list[Changed]:
+    """Changed facts of a relation that no skill beside them asks for."""
+    relation = ("capital", "headquarters", "located_in_city", "continent")[number % 4]
+    return changed(rng, draw(rng, relation, _FACTS))
+
+
+def _together(
+    rng: random.Random,
+    train: Sequence[Example],
+    test: Sequence[Example],
+    facts: Sequence[Changed],
+) -> Made:
+    """Items of both, and held-out items of both in equal numbers."""
+    half, rows = HELD_OUT // 2, stated(rng, facts)
+    held_out = [*test[:half], *rephrased(rng, facts, half)]
+    return _shuffled(rng, [*train, *rows], held_out, as_facts(facts, rows))
+
+
+def _shuffled(
+    rng: random.Random, train: Sequence[Example], test: Sequence[Example], facts: Sequence[Fact]
+) -> Made:
+    return Made(rng.sample(train, len(train)), rng.sample(test, len(test)), facts=facts)
