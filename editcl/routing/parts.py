@@ -17,7 +17,7 @@ LEAST = 5  # examples of a part
 LEAST_EXCEPTIONS = 3
 REGULAR = 0.9  # accuracy on the other examples from which there can be exceptions
 LEAD = 0.5  # of another answer over an exception's own
-OTHERS, GIVEN = "", "\0given"  # names of parts that no template has
+OTHERS = ""  # what no template has
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Part:
     """Examples of a task that belong together.
 
     Attributes:
-        name: their template, or OTHERS or GIVEN.
+        name: their template, or OTHERS.
         chosen: which examples of the reading they are.
         low, high: gain on held-out examples (see `probes.transfer`), minus and plus a standard
             error.
@@ -39,13 +39,10 @@ class Part:
     fact_share: float
 
 
-def part_names(templates: Sequence[str], given: Sequence[bool]) -> list[str]:
+def part_names(templates: Sequence[str]) -> list[str]:
     """Of each example the part that it is in."""
-    counts = Counter(t for t, named in zip(templates, given, strict=True) if not named)
-    return [
-        GIVEN if named else template if counts[template] >= LEAST else OTHERS
-        for template, named in zip(templates, given, strict=True)
-    ]
+    counts = Counter(templates)
+    return [template if counts[template] >= LEAST else OTHERS for template in templates]
 
 
 def parts_of(

@@ -36,9 +36,19 @@ from editcl.routing.decision import (
     Decision,
 )
 from editcl.routing.material import Material, material, train_only
+from editcl.routing.named import set_apart
 from editcl.routing.parts import exceptions, part_names, part_signals, parts_of
 from editcl.routing.reading import SAMPLE, Reading, read
-from editcl.routing.rule import EXCEPTIONS, Thresholds, Verdict, judge, shipped, undecided
+from editcl.routing.rule import (
+    ASKING,
+    EXCEPTIONS,
+    PARTS,
+    Thresholds,
+    Verdict,
+    judge,
+    shipped,
+    undecided,
+)
 from editcl.routing.surface import answers_of, surface, templates
 from editcl.routing.words import reasons, unused_reasons
 
@@ -82,8 +92,9 @@ def route(
     if budget not in BUDGETS:
         raise EditclError(f"there is no budget {budget!r}; choose one of {', '.join(BUDGETS)}.")
     made = task if isinstance(task, Material) else material(task, model=model)
-    look = _Look(model, made, thresholds or shipped(), seed, show, started)
-    if made.examples:
+    rest, facts = set_apart(made)
+    look = _Look(model, rest, facts, thresholds or shipped(), seed, show, started)
+    if rest.examples:
         look.read(SAMPLE if budget == FULL else SAMPLE_CHEAP)
         if budget == FULL:
             look.try_training()
@@ -94,10 +105,16 @@ def route(
 
 @dataclass
 class _Look:
-    """One look at a task: what is known so far."""
+    """One look at a task: what is known so far.
+
+    Attributes:
+        made: what is looked at.
+        named: facts beside it that are called so, and are edited whatever the rest is.
+    """
 
     model: EditableModel
     made: Material
+    named: tuple[Fact, ...]
     thresholds: Thresholds
     seed: int
     show: bool
@@ -114,10 +131,9 @@ class _Look:
         self.spent = 0.0  # rows
         self.facts_by_part: set[str] = set()
         self.out: list[int] = []  # examples out of line with the others
-        given = set(self.made.given)
-        self.names = part_names(
-            self.templates, [f is not None and f in given for f in self.made.facts]
-        )
+        self.names = part_names(self.templates)
+        if self.named:
+            self.signals["apart"] = len(self.named) / (len(self.named) + len(self.made.examples))
         if self.made.task is not None and self.made.task.kind == TEXT:
             stated = len(self.made.facts)
             self.signals["texts"] = float(len(self.made.task.train))
@@ -235,7 +251,8 @@ class _Look:
     # -- the decision -----------------------------------------------------------------------------
 
     def _facts(self) -> tuple[Fact, ...]:
-        return tuple(dict.fromkeys(fact for fact in self.made.facts if fact is not None))
+        found = (fact for fact in self.made.facts if fact is not None)
+        return tuple(dict.fromkeys([*self.named, *found]))
 
     def _verdict(self) -> Verdict:
         return judge(self.signals, self.thresholds)
@@ -260,16 +277,16 @@ class _Look:
     def _arms(self, verdict: Verdict) -> tuple[str, tuple[Fact, ...], Task | None, list[str]]:
         """The kind, the facts, the task, and what has to be said about them."""
         made, facts = self.made, self._facts()
+        if verdict.kind == EDIT and verdict.step in ASKING:
+            return EDIT, self.named, None, []
         if verdict.kind == EDIT:
             left = sum(fact is None for fact in made.facts)
             said = f"{left:,} examples state no fact and are left out of the edit"
             return EDIT, facts, None, [said] if left else []
         if verdict.kind == TRAIN and made.task is not None:
-            given = set(made.given)
-            if not given or made.task.kind == TEXT or given >= set(facts):
-                return TRAIN, (), made.task, []
-            chosen = [fact is not None and fact in given for fact in made.facts]
-            return self._split(chosen, ["facts that the task names as such are edited"])
+            return TRAIN, (), made.task, []
+        if verdict.kind == SPLIT and verdict.step not in (PARTS, EXCEPTIONS):
+            return self._split([False] * len(made.examples), [])
         if verdict.kind == SPLIT:
             out = set(self.out) if verdict.step == EXCEPTIONS else None
             chosen = [
@@ -286,7 +303,7 @@ class _Look:
         made = self.made
         assert made.task is not None, "a task of several parts can be trained"
         pairs = zip(made.examples, made.facts, chosen, strict=True)
-        facts: list[Fact] = []
+        facts = list(self.named)
         rest: list[Example] = []
         for example, fact, edited in pairs:
             if edited and fact is not None:
@@ -294,6 +311,8 @@ class _Look:
             else:
                 rest.append(example)
         trains = train_only(made.task, rest)
+        if trains is None and self.named:
+            return EDIT, self._facts(), None, ["too little is left to train on: facts are edited"]
         if trains is None:
             said = "without the facts too little is left to train on: all of it is trained"
             return TRAIN, (), made.task, [said]

@@ -2,10 +2,15 @@
 
 In this order, with e = the best evidence that answers carry over between examples:
 
+    abstain    the model says the answers already
     split      one part of the task carries over, another doesn't and states facts
     train      e >= train, or the answers are long, or stand in the prompts
+    train      facts in words that the model knows, about names that it doesn't
     edit       enough examples state facts, with short objects
     abstain    none of this
+
+Facts that are called so (`named`) are edited beside whatever the rest is: if that is to be trained
+the verdict is split.
 
 How sure a verdict is follows from its margin, the distance of its signals to the thresholds:
 confidence = 1 / (1 + exp(-(base + slope margin))). `fit` finds thresholds and confidence from tasks
@@ -29,9 +34,11 @@ from editcl.errors import EditclError
 from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 
 #: Names of the steps that a verdict may come from.
-PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, NEITHER, UNFIT = (
-    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "neither", "unfit",
+PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, NAMES, NEITHER, UNFIT, KNOWN = (
+    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "names", "neither",
+    "unfit", "known",
 )  # fmt: skip
+ASKING = (NEITHER, UNFIT, KNOWN)  # from which a verdict is to ask
 
 DOUBT = 6.0  # how fast strange prompts take the margin away; unknown names half as fast
 
@@ -42,12 +49,13 @@ class Thresholds:
 
     Attributes:
         train: least evidence that answers carry over.
+        known: share of answers that the model says already from which nothing is to be done.
+        unknown: `strangeness` of prompts in known words from which their names are unknown.
         keep: evidence below which a part of a task counts as not carrying over.
         facts: least share of examples that state facts.
         object_words: most words of an object, on average.
         copy: share of answers that are found in their own prompt alone, from which that is the
             skill, where nothing better tells.
-        band: how far below `train` evidence leaves a task undecided.
         few: examples below which transfer can't be told from chance.
         repeats: share of distinct answers up to which a few examples show a skill.
         exceptions: least share of examples that are clearly out of line with the others.
@@ -59,11 +67,12 @@ class Thresholds:
     """
 
     train: float = 0.4
+    known: float = 0.9
+    unknown: float = 0.6
     keep: float = 0.25
     facts: float = 0.6
     object_words: float = 5.0
     copy: float = 0.5
-    band: float = 0.25
     few: float = 8.0
     repeats: float = 0.7
     exceptions: float = 0.04
@@ -131,6 +140,8 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     """Applies the rule."""
     t = thresholds
     kind, step, margin = _steps(signals, t)
+    if signals.get("apart"):
+        kind = {TRAIN: SPLIT, ABSTAIN: EDIT}.get(kind, kind)
     # A few examples can't make sure of anything, and neither can edits of strange or many prompts.
     n = signals.get("items", 0.0)
     margin = max(0.0, min(1.0, margin)) * n / (n + 4)
@@ -148,6 +159,8 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
     if s.get("texts"):
         clear = abs(share - t.facts)
         return (EDIT, FACTS, clear) if share >= t.facts else (TRAIN, TEXTS, clear)
+    if s.get("known", 0.0) >= t.known:
+        return ABSTAIN, KNOWN, s["known"] - t.known + 0.3
     if is_split(s, t):
         return SPLIT, PARTS, min(s["best_part"] - t.train, t.keep - s["worst_part"]) / t.train
     if s.get("exceptions", 0.0) >= t.exceptions and e >= t.train:
@@ -161,6 +174,8 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
         return TRAIN, COPY, 0.5 * (s["copy_share"] - t.copy)
     if words > t.object_words:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
+    if factual and s.get("named_share", 0.0) >= t.facts and s.get("strangeness", 0.0) >= t.unknown:
+        return TRAIN, NAMES, 0.5 * min(1.0, s["strangeness"] / t.unknown - 1)
     if factual and s.get("trial_efficacy", 1.0) < 0.5:
         return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
     if factual:
@@ -194,13 +209,7 @@ def undecided(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
         return False
     if s.get("known", 0.0) >= 0.5 or s.get("object_words", 0.0) > t.object_words:
         return False
-    if e >= t.train or is_split(s, t):
-        return False
-    return (
-        e >= t.train - t.band
-        or s.get("copy_share", 0.0) >= t.copy
-        or s.get("fact_share", 0.0) < t.facts
-    )
+    return e < t.train and not is_split(s, t) and s.get("named_share", 0.0) < t.facts
 
 
 def confidence(margin: float, thresholds: Thresholds) -> float:
@@ -234,6 +243,8 @@ class Measured:
 GRID: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {
         "train": tuple(x / 20 for x in range(3, 18)),
+        "known": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 2.0),
+        "unknown": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 9.0),
         "keep": tuple(x / 20 for x in range(1, 11)),
         "facts": tuple(x / 10 for x in range(2, 10)),
         "copy": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 2.0),

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import MappingProxyType
 
-from editcl.catalogue import relation_of
 from editcl.routing.material import Material
+from editcl.routing.named import named
 from editcl.routing.subjects import n_words, spans_of
 
 ASKED = 64  # test prompts that are looked at
@@ -32,11 +32,7 @@ def fact_share(what: Material) -> float:
 def named_share(what: Material) -> float:
     """Share of examples that are facts by what the caller said, or by their words: given as Facts,
     or in a phrasing of a relation of the catalogue."""
-    given = set(what.given)
-    return _mean(
-        fact is not None and (fact in given or relation_of(fact.prompt) is not None)
-        for fact in what.facts
-    )
+    return _mean(named(what))
 
 
 def object_words(what: Material) -> float:

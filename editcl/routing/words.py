@@ -52,6 +52,15 @@ def reasons(
             f"of {s.get('object_words', 0.0):.1f} words), and nothing that is learnt of one helps "
             f"with another (gain {rule.evidence(s):.2f}, training asks for {t.train:.2f})"
         ),
+        rule.NAMES: lambda: (
+            "these are facts in words that the model knows, about names that it does not (the "
+            f"prompts have {s['strangeness']:.1f} times the loss of guessing): an edit needs names "
+            "that the model tells apart, a training does not"
+        ),
+        rule.KNOWN: lambda: (
+            f"What shall be changed here? The model says {_percent(s['known'])} of the answers "
+            "already"
+        ),
         rule.UNFIT: lambda: (
             f"What shall be learnt here? It looks like facts, but a trial edit met only "
             f"{_percent(s['trial_efficacy'])} of them"
@@ -63,7 +72,13 @@ def reasons(
             "giving Facts, give more examples, or choose edit or train yourself"
         ),
     }
-    return (told[verdict.step](), *_beside(verdict, s, t))
+    apart = [
+        f"{_percent(share)} of the examples are facts, as the caller or their words say, and are "
+        "edited; of the rest:"
+        for name, share in s.items()
+        if name == "apart"
+    ]
+    return (*apart, told[verdict.step](), *_beside(verdict, s, t))
 
 
 def unused_reasons(unused: Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +104,7 @@ def _carries_over(s: Mapping[str, float], t: Thresholds) -> str:
 
 def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str]:
     found = []
-    if s.get("known", 0.0) >= 0.5:
+    if s.get("known", 0.0) >= 0.5 and verdict.step != rule.KNOWN:
         found.append(
             f"the model says {_percent(s['known'])} of the answers already; an edit leaves those "
             "as they are"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editcl.routing.parts import GIVEN, OTHERS, exceptions, part_names, part_signals, parts_of
+from editcl.routing.parts import OTHERS, exceptions, part_names, part_signals, parts_of
 from editcl.routing.probes import Held
 
 
@@ -13,8 +13,7 @@ def held(hits: list[bool], lead: float = 0.9) -> Held:
 
 def test_parts_go_by_template_and_rare_templates_together() -> None:
     templates = ["a"] * 5 + ["b"] * 4 + ["c"] * 2
-    given = [False] * 10 + [True]
-    assert part_names(templates, given) == ["a"] * 5 + [OTHERS] * 5 + [GIVEN]
+    assert part_names(templates) == ["a"] * 5 + [OTHERS] * 6
 
 
 def test_a_part_that_carries_over_and_one_that_does_not_are_told_apart() -> None:

@@ -28,11 +28,18 @@ def embedded() -> EditableModel:
 
 
 def counterfactual(relation: str, n: int) -> Pairs:
-    draw, known = random.Random(relation), facts_by_relation()[relation][:n]
-    objects = [fact.object for fact in known]
-    draw.shuffle(objects)
+    draw = random.Random(relation)
+    known, prompt = facts_by_relation()[relation], relations()[relation].prompt
+    every = sorted({fact.object for fact in known})
+    return [
+        (prompt.replace("{}", fact.subject), draw.choice([o for o in every if o != fact.object]))
+        for fact in draw.sample(known, n)
+    ]
+
+
+def true(relation: str, n: int) -> Pairs:
     prompt = relations()[relation].prompt
-    return [(prompt.replace("{}", f.subject), o) for f, o in zip(known, objects, strict=True)]
+    return [(prompt.replace("{}", f.subject), f.object) for f in facts_by_relation()[relation][:n]]
 
 
 def skill(n: int) -> Pairs:
@@ -64,8 +71,9 @@ def nonsense(n: int) -> Pairs:
         (skill(30), TRAIN),
         (skill(40) + counterfactual("capital", 12), SPLIT),
         (nonsense(12), ABSTAIN),
+        (true("capital", 12), ABSTAIN),
     ],
-    ids=["capitals", "continents", "codes", "kinds", "30 kinds", "mixed", "nonsense"],
+    ids=["capitals", "continents", "codes", "kinds", "30 kinds", "mixed", "nonsense", "known"],
 )
 def test_what_a_task_needs_is_told(
     embedded: EditableModel, task: object, kind: str, budget: str

@@ -51,6 +51,13 @@ FACTS = {
         ({"items": 1.0, "new_subjects": 1.0}, EDIT),
         ({"items": 5.0, "distinct_share": 0.4, "named_share": 1.0}, EDIT),
         ({"trial_efficacy": 0.0}, ABSTAIN),
+        ({"known": 1.0}, ABSTAIN),
+        ({"known": 1.0, "feature_transfer": 0.9}, ABSTAIN),
+        ({"named_share": 1.0, "strangeness": 1.0}, TRAIN),
+        ({"strangeness": 1.0}, EDIT),
+        ({"apart": 0.3}, EDIT),
+        ({"apart": 0.3, "feature_transfer": 0.9}, SPLIT),
+        ({"apart": 0.3, "fact_share": 0.0}, EDIT),
         ({"texts": 3.0, "fact_share": 0.1}, TRAIN),
         ({"texts": 3.0}, EDIT),
     ],
@@ -84,12 +91,12 @@ def test_confidence_is_a_probability_that_rises_with_the_margin() -> None:
 
 
 def test_a_training_is_tried_only_where_it_could_tell() -> None:
-    assert not undecided(FACTS, T), "plain facts"
+    assert not undecided(FACTS | {"named_share": 1.0}, T), "facts that are called so"
     assert not undecided(FACTS | {"feature_transfer": 0.9}, T), "a plain skill"
     assert not undecided(FACTS | {"copy_share": 1.0, "known": 0.9}, T), "known already"
     assert not undecided(FACTS | {"copy_share": 1.0, "items": 3.0}, T), "too few to halve"
     assert not undecided(FACTS | {"copy_share": 1.0, "probe_transfer": 0.0}, T), "tried already"
-    for doubt in ({"copy_share": 1.0}, {"fact_share": 0.1}, {"feature_transfer": 0.3}):
+    for doubt in ({}, {"copy_share": 1.0}, {"fact_share": 0.1}, {"feature_transfer": 0.3}):
         assert undecided(FACTS | doubt, T)
 
 
