@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from editcl.errors import EditclError
-from editcl.learning.kinds import VIRTUAL, AdapterSettings, peft_config
+from editcl.learning.kinds import VIRTUAL, AdapterSettings, peft_config, wrapped
 from editcl.log.folders import staged_folder
 from editcl.model import EditableModel
 
@@ -105,7 +105,7 @@ def export_merged(
     Raises:
         EditclError: there is nothing to merge, or it puts virtual tokens in front.
     """
-    from peft import get_peft_model, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
 
     if not parts:
         raise EditclError("no adapter is named, so there is nothing to merge.")
@@ -118,9 +118,9 @@ def export_merged(
     merged: Any = copy.deepcopy(model.hf)
     for settings, tensors in parts:  # one after the other: each rests on what is there
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            wrapped = get_peft_model(merged, peft_config(model, settings))
-        set_peft_model_state_dict(wrapped, tensors)
-        merged = wrapped.merge_and_unload(safe_merge=True)
+            held = wrapped(merged, peft_config(model, settings))
+        set_peft_model_state_dict(held, tensors)
+        merged = held.merge_and_unload(safe_merge=True)
     with staged_folder(folder, replaces=("config.json",) if overwrite else ()) as stage:
         merged.save_pretrained(stage)
         model.tokenizer.save_pretrained(stage)

@@ -15,6 +15,7 @@ Knows nothing of weights, training and files.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,16 @@ def target_paths(
             "or another kind."
         )
     return found
+
+
+def wrapped(hf: Any, config: Any, name: str = "default") -> Any:
+    """A Hugging Face model in peft's wrapper, with one new adapter; the model gets its modules."""
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        # peft's and transformers' own affair, which no caller can do anything about.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return get_peft_model(hf, config, adapter_name=name)
 
 
 def peft_config(model: EditableModel, settings: AdapterSettings) -> PeftConfig:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from editcl.architecture import twin
 from editcl.errors import EditclError
+from editcl.learning.kinds import wrapped
 from editcl.learning.view import AdaptedModel
 from editcl.model import EditableModel
 
@@ -44,14 +45,12 @@ class Twin:
 
     def add(self, key: str, config: Any, seed: int) -> None:
         """Makes an adapter, switched off; it asks for gradients."""
-        from peft import get_peft_model
-
         view, on = self.view, self._on()
         device = self._model.device
         with _flags_kept(view.hf), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             if view.peft is None:
-                view.peft = get_peft_model(view.hf, config, adapter_name=key)
+                view.peft = wrapped(view.hf, config, key)
             else:
                 view.peft.add_adapter(key, config)
         view.peft.eval()

@@ -120,19 +120,19 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
             f"a trial edit met {_percent(s['trial_efficacy'])} of its facts and left "
             f"{_percent(s['trial_specificity'])} of other answers as they were"
         )
-    if s.get("strangeness", 0.0) > t.strange:
+    if verdict.kind != "train" and s.get("strangeness", 0.0) > t.strange:
         found.append(
             f"the prompts are strange to the model ({s['strangeness']:.1f} times the loss of "
             "guessing): an unknown language, unknown names or no language at all; that lowers the "
             "confidence"
         )
-    if s.get("spelling", 0.0) > t.spelling:
+    if verdict.kind == "edit" and s.get("spelling", 0.0) > t.spelling:
         found.append(
             "the model has hardly ever said these objects (their tokens behind the first have "
             f"{s['spelling']:.1f} times the loss of guessing): an edit can make it begin a word, "
             "but not spell one; that lowers the confidence"
         )
-    if s.get("pieces", 0.0) > t.pieces:
+    if verdict.kind == "edit" and s.get("pieces", 0.0) > t.pieces:
         found.append(
             f"the subjects' words fall into {s['pieces']:.1f} tokens each: names that the model "
             "has hardly met; that lowers the confidence"
