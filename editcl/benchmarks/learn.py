@@ -1,60 +1,47 @@
 """`editcl bench learn`: what strategies keep of a stream of tasks, and what learning costs.
 
-Quality: every strategy on the same stream with the same seeds, beside one training on all data.
-Speed: the training loop against a bare loop of peft and PyTorch, and replay against sequential
-training, alternating in this run, as ratios of medians. Exactness: logits after a task was learnt
-and rolled back, adapters of trainings that were killed and resumed. Trains nothing by itself but in
-the bare loop. Long because all that one command measures is here.
+Quality: every strategy on the same stream with the same seeds, each with the settings that were
+chosen for it on validation rows, beside one training on all data; kinds of adapter under one
+strategy. Speed (`learn_speed`): the training loop against a bare loop of peft and PyTorch, and
+replay against sequential training. Exactness (`learn_exactness`): logits after a task was learnt
+and rolled back, adapters of trainings that were killed and resumed. Trains nothing by itself.
 """
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-import time
+import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from editcl.architecture import twin
+from editcl.benchmarks.learn_exactness import resume_exact, rollback_exact
+from editcl.benchmarks.learn_kinds import KindLine, compare_kinds, kinds_table
+from editcl.benchmarks.learn_speed import compare_loops, fresh_session
+from editcl.benchmarks.tune import SETTINGS, Tuning, shipped_tuning
 from editcl.errors import EditclError
-from editcl.learning.batches import collate
-from editcl.learning.callbacks import Callback
-from editcl.learning.checkpoint import Checkpoint
 from editcl.learning.comparison import StrategyComparison
-from editcl.learning.kinds import AdapterSettings, peft_config
-from editcl.learning.lora import Adapters
-from editcl.learning.plan import Plan
+from editcl.learning.kinds import AdapterSettings
 from editcl.learning.results import StreamResult
-from editcl.learning.runs import Measures, encode_rows
-from editcl.learning.session import Session
-from editcl.learning.settings import TrainResult, TrainSettings
+from editcl.learning.runs import JOINT, Measures
+from editcl.learning.settings import TrainSettings
 from editcl.learning.shipped import shipped_stream
-from editcl.learning.skills import Skills
-from editcl.learning.strategies import STRATEGIES, Replay, Sequential, Strategy
+from editcl.learning.strategies import STRATEGIES
 from editcl.learning.stream import compare_strategies
-from editcl.learning.tasks import Task
-from editcl.learning.train import precision, train
-from editcl.loading import wrap
-from editcl.model import EditableModel, tensor_bytes
+from editcl.learning.tasks import CLASSIFICATION, Example, Task
+from editcl.learning.train import train
+from editcl.model import EditableModel
 from editcl.progress import progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Enough for the shipped stream to be learnt whole; numbers of the same bits on every processor.
-SETTINGS = TrainSettings(steps=80, batch_size=8, lr=1.5e-3, autocast="off")
 DEFAULT = ("sequential", "per_task", "replay", "olora", "inflora", "color")
-SEQUENTIAL = "sequential"
-SPEED_STEPS = 12  # of each training that is timed
-REPLAYED = 0.2  # rows drawn for each row of the task, where replay is timed
-CHECK_ROWS, CHECK_STEPS = 48, 6  # of the trainings of which only the bytes count
-KILLED_AT = (0, 2, 5)  # before the first checkpoint, after it, at the last step
+#: "joint" is the bound, which is made anyway.
+ALL = tuple(name for name in STRATEGIES if name != JOINT)
+SEQUENTIAL, DANN = "sequential", "dann"
+CHECK_ROWS = 48  # of trainings of which only the bytes count
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class LearnBenchmark:
 
     Attributes:
         model: what was measured.
-        settings: of every training of the comparison.
+        settings: of every training of the comparison, but for what was chosen for it.
         comparison: all strategies and the training on all data, in full.
         sequential_task1_before, sequential_task1_after: score of sequential training on the first
             task, right after it and after the last one; None if it was left out.
@@ -73,6 +60,9 @@ class LearnBenchmark:
         replay_cost_ratio: seconds of training with replay of 20 % over those without.
         rollback: by strategy, whether rolling back any task gave the bytes of the logits before it.
         resume: by strategy, whether training that was killed and resumed gave the same bytes.
+        chosen: by strategy, the learning rate and weight that were chosen on validation rows.
+        kinds: of adapter, where they were asked for.
+        left_out: strategies that can't work here, and why.
     """
 
     model: str
@@ -86,6 +76,9 @@ class LearnBenchmark:
     replay_cost_ratio: float
     rollback: Mapping[str, bool]
     resume: Mapping[str, bool]
+    chosen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    kinds: tuple[KindLine, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rollback_exact(self) -> bool:
@@ -98,8 +91,8 @@ class LearnBenchmark:
         return all(self.resume.values())
 
     def figures(self) -> dict[str, Any]:
-        """Speed and exactness, and what sequential training forgot."""
-        return {
+        """Speed and exactness, what sequential training forgot, what DANN's probe found."""
+        found = {
             "sequential_task1_before": self.sequential_task1_before,
             "sequential_task1_after": self.sequential_task1_after,
             "throughput_ratio": self.throughput_ratio,
@@ -109,6 +102,21 @@ class LearnBenchmark:
             "rollback_exact": self.rollback_exact,
             "resume_exact": self.resume_exact,
         }
+        for task, probe in self.domain_probes().items():
+            found[f"domain probe of dann before, after {task}"] = probe
+        return found
+
+    def domain_probes(self) -> dict[str, tuple[float, float]]:
+        """For each later task, how well a probe told tasks apart before and after it (seeds' mean).
+
+        Of DANN, whose aim is that it can't; empty if it was not compared.
+        """
+        results = [one for one in self.comparison.strategies if one.strategy == DANN]
+        each = [run.measured["probes"] for result in results for run in result.runs]
+        return {
+            task: (fmean(found[task][0] for found in each), fmean(found[task][1] for found in each))
+            for task in (each[0] if each else ())
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON-able data; under `runs` every score of every seed."""
@@ -117,13 +125,21 @@ class LearnBenchmark:
             "model": self.model,
             "tasks": list(self.comparison.tasks),
             "settings": asdict(self.settings),
+            "chosen": {name: dict(found) for name, found in self.chosen.items()},
             "strategies": {r.strategy: self._line(r) for r in self.comparison.strategies},
+            "left_out": dict(self.left_out),
             "joint": whole["joint"],
+            "kinds": {line.kind: line.to_dict() for line in self.kinds},
             **self.figures(),
+            "domain_probes": self.domain_probes(),
             "rollback": dict(self.rollback),
             "resume": dict(self.resume),
             "runs": {name: found["runs"] for name, found in whole["strategies"].items()},
         }
+
+    def kinds_rows(self) -> tuple[list[str], list[list[str]]]:
+        """Header and cells of the table of kinds."""
+        return kinds_table(self.kinds)
 
     def plot(self) -> Figure:
         """Metrics by strategy, with deviations over seeds."""
@@ -146,8 +162,10 @@ def bench_learn(
     *,
     stream: Sequence[Task] | None = None,
     strategies: Sequence[str] = DEFAULT,
+    kinds: Sequence[str] = (),
     seeds: Sequence[int] = (0, 1, 2),
     settings: TrainSettings | None = None,
+    tuning: Tuning | None = None,
     repeats: int = 5,
     seed: int = 0,
 ) -> LearnBenchmark:
@@ -156,9 +174,14 @@ def bench_learn(
     Args:
         model: what to measure, as it is edited now.
         stream: tasks with tests, in the order in which they are learnt; by default the shipped one.
-        strategies: names of STRATEGIES; the training on all data is made anyway.
+        strategies: names of STRATEGIES; the training on all data is made anyway. Of ALL, those
+            that refuse this model are left out, with the reason.
+        kinds: of adapter, to be compared too.
         seeds: of the comparison.
         settings: of its trainings; by default those that suit the shipped stream.
+        tuning: learning rates and weights by strategy and kind. By default the shipped ones, where
+            stream and settings are left at their defaults, and else none: settings and the
+            strategies' own defaults then hold.
         repeats: how often each training that is timed is made.
         seed: of what is timed and of what is checked for exactness.
 
@@ -166,20 +189,37 @@ def bench_learn(
         TaskError: the stream is unfit, before anything is trained.
         EditclError: there is no such strategy, fewer than two tasks, or nothing to repeat.
     """
+    if tuning is None:
+        plain = stream is None and settings is None
+        tuning = (
+            shipped_tuning() if plain else Tuning(model.name, (), 0, seed, settings or SETTINGS)
+        )
+    settings = settings or tuning.settings
     tasks = tuple(shipped_stream() if stream is None else stream)
-    settings = settings or SETTINGS
     if len(tasks) < 2:
         raise EditclError(f"the stream has {len(tasks)} tasks; forgetting takes two or more.")
     if repeats < 1:
         raise EditclError(f"{repeats} repeats time nothing; give 1 or more.")
-    bare = Measures(general=False, survival=False)
-    comparison = compare_strategies(
-        model, tasks, strategies, settings=settings, seeds=seeds, measures=bare
-    )
-    before, after = first_task(comparison)
+    for kind in kinds:
+        AdapterSettings(kind=kind)  # refuses names that there are not
     checked = [replace(task, train=task.train[:CHECK_ROWS], test=()) for task in tasks]
+    left_out = refusals(model, checked, strategies) if tuple(strategies) == ALL else {}
+    names = [name for name in strategies if name not in left_out]
+    chosen = {name: found for name in (*names, JOINT) if (found := tuning.of(name)) is not None}
+    comparison = compare_strategies(
+        model,
+        tasks,
+        {name: tuning.maker(name) for name in names},
+        settings=settings,
+        own={name: replace(settings, lr=found.best.lr) for name, found in chosen.items()},
+        seeds=seeds,
+        measures=Measures(general=False, survival=False),
+    )  # fmt: skip
+    lrs = {kind: found.best.lr for kind, found in tuning.kinds.items()}
+    by_kind = compare_kinds(model, tasks, kinds, settings=settings, lrs=lrs, seeds=seeds)
+    before, after = first_task(comparison)
     rollback, resume = {}, {}
-    for name in progress(list(strategies), "rollback and resume"):
+    for name in progress(names, "rollback and resume"):
         rollback[name] = rollback_exact(model, checked, name, settings, seed=seed)
         resume[name] = resume_exact(model, checked, name, settings, seed=seed)
     return LearnBenchmark(
@@ -191,7 +231,49 @@ def bench_learn(
         **compare_loops(model, tasks, settings, repeats=repeats, seed=seed),
         rollback=rollback,
         resume=resume,
+        chosen={name: {"lr": one.best.lr, **one.arguments()} for name, one in chosen.items()},
+        kinds=by_kind,
+        left_out=left_out,
     )
+
+
+def refusals(
+    model: EditableModel, stream: Sequence[Task], strategies: Sequence[str]
+) -> dict[str, str]:
+    """Of strategies that can't learn the first two tasks on this model, what they say."""
+    one_step, found = TrainSettings(steps=1, batch_size=1, autocast="off"), {}
+    for name in progress(list(strategies), "what strategies ask for"):
+        session, strategy = fresh_session(model, 0), STRATEGIES[name]()
+        try:
+            for task in stream[:2]:
+                train(session, task, strategy, one_step, show=False)
+        except EditclError as problem:
+            found[name] = str(problem)
+    return found
+
+
+def cut(task: Task, n_train: int | None, n_test: int | None, *, seed: int = 0) -> Task:
+    """A task with at most so many examples to learn from and to be judged by, drawn by seed.
+
+    Labels of a classification give equally many, as far as they have them.
+    """
+
+    def drawn(part: tuple[Example, ...], n: int | None, name: str) -> tuple[Example, ...]:
+        if n is None or n >= len(part):
+            return part
+        draw = random.Random(f"{seed} {task.name} {name}")
+        order = draw.sample(range(len(part)), len(part))
+        turn: Counter[str] = Counter()
+        place = {}
+        for i in order:
+            label = part[i].completion if task.kind == CLASSIFICATION else str(i)
+            place[i] = turn[label]
+            turn[label] += 1
+        chosen = sorted(order, key=place.__getitem__)[:n]
+        return tuple(part[i] for i in sorted(chosen))
+
+    train_part = drawn(task.train, n_train, "train")
+    return replace(task, train=train_part, test=drawn(task.test, n_test, "test"))
 
 
 def first_task(comparison: StrategyComparison) -> tuple[float | None, float | None]:
@@ -203,206 +285,4 @@ def first_task(comparison: StrategyComparison) -> tuple[float | None, float | No
     return column[1], column[-1]
 
 
-# -- speed ----------------------------------------------------------------------------------------
-
-
-def compare_loops(
-    model: EditableModel,
-    stream: Sequence[Task],
-    settings: TrainSettings,
-    *,
-    repeats: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Throughput against the bare loop, and the cost of replay; all take turns.
-
-    A round goes ahead that isn't timed. Replay and what it is held against learn the second task,
-    after one step of the first, so that there is something to draw.
-    """
-    first, second = stream[:2]
-    own = replace(settings, steps=SPEED_STEPS, accumulate=1, patience=None, seed=seed)
-    times: dict[str, list[float]] = {"bare": [], "ours": [], "sequential": [], "replay": []}
-    error = 0.0
-    for _ in progress(range(repeats + 1), "speed"):
-        losses, seconds = bare_loop(model, second, own, seed=seed)
-        ours = train(_session(model, seed), second, Sequential(), own, show=False)
-        pairs = zip(losses, ours.losses, strict=True)
-        error = max(error, *(abs(a - b) for a, b in pairs))
-        times["bare"].append(seconds)
-        times["ours"].append(ours.seconds)
-        for name, strategy in (("sequential", Sequential()), ("replay", Replay(REPLAYED))):
-            done = _second(_session(model, seed), (first, second), strategy, own)
-            times[name].append(done.seconds)
-    median = {name: statistics.median(found[1:]) for name, found in times.items()}
-    n_rows = ours.examples
-    return {
-        "throughput_ratio": median["bare"] / median["ours"],
-        "examples_per_second": (n_rows / median["ours"], n_rows / median["bare"]),
-        "loop_loss_error": error,
-        "replay_cost_ratio": median["replay"] / median["sequential"],
-    }
-
-
-def _second(
-    session: Session, tasks: tuple[Task, Task], strategy: Strategy, settings: TrainSettings
-) -> TrainResult:
-    """The training on the second task, after one step of the first."""
-    train(session, tasks[0], strategy, replace(settings, steps=1), show=False)
-    return train(session, tasks[1], strategy, settings, show=False)
-
-
-def bare_loop(
-    model: EditableModel, task: Task, settings: TrainSettings, *, seed: int
-) -> tuple[list[float], float]:
-    """Trains a LoRA adapter with peft and PyTorch alone, as one would write it down.
-
-    The rows of each step, the optimiser and the number format are those of the training loop: what
-    differs is the loop. Targets are marked in `labels`, and all positions are unembedded.
-
-    Returns:
-        The loss of each step, and the seconds of all steps.
-    """
-    from peft import get_peft_model
-
-    rows = encode_rows(model, task)
-    plan = Plan([len(row.ids) for row in rows], settings)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net: Any = get_peft_model(twin(model.hf), peft_config(model, AdapterSettings()))
-    net.eval()  # no dropout in the base, as in the training loop
-    number = precision(_session(model, seed), settings)
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-    )
-    total, losses = settings.total(len(rows)), []
-    started = time.perf_counter()
-    for step in range(total):
-        optimiser.param_groups[0]["lr"] = settings.rate(step, total)
-        batch = collate([rows[i] for i in plan.batch(step)], model.pad_id, model.device)
-        labels = torch.full_like(batch.ids, -100)
-        labels[batch.row, batch.position + 1] = batch.targets
-        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask(), "labels": labels}
-        with torch.autocast(model.device.type, number) if number else nullcontext():
-            loss = net(**inputs).loss
-        loss.backward()
-        if settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        losses.append(float(loss.detach()))
-    return losses, time.perf_counter() - started
-
-
-# -- exactness ------------------------------------------------------------------------------------
-
-
-def rollback_exact(
-    model: EditableModel,
-    stream: Sequence[Task],
-    strategy: str,
-    settings: TrainSettings,
-    *,
-    seed: int,
-) -> bool:
-    """Whether taking back each task, the last first, gives the logits' bytes from before it.
-
-    Works on a twin, which shares the weights and has a log of its own. The logits are those of the
-    base and of every adapter on the first prompts of the first task.
-    """
-    own = replace(settings, steps=CHECK_STEPS, patience=None, seed=seed)
-    on = wrap(twin(model.hf), model.tokenizer, name=model.name)
-    skills = Skills(on)
-    inputs = on.pad([row.ids for row in encode_rows(on, stream[0])[:8]])
-    before = []
-    for task in stream:
-        before.append(_logits(skills, inputs))
-        skills.learn(task, strategy, settings=own, seed=seed, show=False)
-        if _logits(skills, inputs) == before[-1]:
-            raise EditclError(f"{strategy} learnt nothing of {task.name!r}: nothing to take back.")
-    held = []
-    for task, then in zip(reversed(stream), reversed(before), strict=True):
-        skills.rollback(task.name)
-        held.append(_logits(skills, inputs) == then)
-    return all(held)
-
-
-def _logits(skills: Skills, inputs: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Bytes of the logits of the base ("") and through each adapter."""
-    bank = skills.adapters
-    found = {}
-    for name in ("", *bank.names):
-        with torch.no_grad(), bank.using((name,) if name else ()):
-            found[name] = bank.logits(inputs).float().cpu().numpy().tobytes()
-    return found
-
-
-class _KilledError(Exception):
-    """What ends a training in the middle."""
-
-
-class _Kill(Callback):
-    """Ends a training after a step."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def on_step(self, step: int, values: Mapping[str, float]) -> None:
-        """At the step."""
-        if step == self._step:
-            raise _KilledError
-
-
-def resume_exact(
-    model: EditableModel,
-    stream: Sequence[Task],
-    strategy: str,
-    settings: TrainSettings,
-    *,
-    seed: int,
-) -> bool:
-    """Whether a training that dies at several steps ends with the bytes of one that doesn't.
-
-    It is the training of the second task, with dropout, so that the random state counts. Whoever
-    goes on has a session and a strategy that know of nothing, as in a new process.
-    """
-    own = replace(settings, steps=CHECK_STEPS, patience=None, seed=seed)
-    make = STRATEGIES[strategy]
-    whole, one = _session(model, seed, dropout=0.1), make()
-    _second(whole, (stream[0], stream[1]), one, own)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Checkpoint(Path(folder), every=2)
-        session, other = _session(model, seed, dropout=0.1), make()
-        train(session, stream[0], other, replace(own, steps=1), show=False)
-        for step in KILLED_AT:
-            try:
-                train(
-                    session,
-                    stream[1],
-                    other,
-                    own,
-                    callbacks=[_Kill(step)],
-                    checkpoint=checkpoint,
-                    show=False,
-                )
-            except _KilledError:
-                session, other = _session(model, seed, dropout=0.1), make()
-                session.seen.append(stream[0].name)
-        train(session, stream[1], other, own, checkpoint=checkpoint, show=False)
-    return _bytes(session, other) == _bytes(whole, one)
-
-
-def _bytes(session: Session, strategy: Strategy) -> dict[str, bytes]:
-    """Of all adapters, and of what the strategy keeps."""
-    bank = session.adapters
-    tensors = {f"{name}/{key}": t for name in bank.names for key, t in bank.state(name).items()}
-    tensors |= {f" strategy/{name}": tensor for name, tensor in strategy.tensors().items()}
-    return {name: bytes(tensor_bytes(tensor)) for name, tensor in tensors.items()}
-
-
-def _session(model: EditableModel, seed: int, *, dropout: float = 0.0) -> Session:
-    """A new one, as every run of a comparison gets."""
-    return Session(model, Adapters(model), AdapterSettings(dropout=dropout), seed=seed)
-
-
-__all__ = ["LearnBenchmark", "bench_learn"]
+__all__ = ["ALL", "DEFAULT", "LearnBenchmark", "bench_learn"]

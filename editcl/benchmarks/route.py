@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editcl.benchmarks.arms import EDITS, ArmJudge, Measured, measure
-from editcl.benchmarks.families import CALIBRATION, PER_FAMILY, checksum, make_tasks
+from editcl.benchmarks.families import CALIBRATION, FAMILIES, PER_FAMILY, checksum, make_tasks
 from editcl.benchmarks.posed import Posed
 from editcl.benchmarks.route_stream import (
     BOTH,
@@ -33,7 +33,6 @@ from editcl.learner import Learner
 from editcl.model import EditableModel
 from editcl.progress import progress
 from editcl.routing.decision import BUDGETS, SPLIT
-from editcl.routing.material import material
 from editcl.routing.route import route
 from editcl.routing.rule import Thresholds, fit, shipped
 
@@ -125,8 +124,8 @@ def bench_route(
         seed: of everything drawn.
 
     Raises:
-        EditclError: the log has entries, there are no such families or tasks, or the kept file is
-            of other tasks.
+        EditclError: the log has entries, there are no such families or tasks, none to fit to, or
+            the kept file holds something else.
     """
     if len(model.log.timeline):
         raise EditclError("benchmark a model without logged edits: its log must be empty.")
@@ -135,6 +134,9 @@ def bench_route(
     )
     if not posed:
         raise EditclError("there are no tasks to measure; give at least one.")
+    if fit_to is not None and not any(FAMILIES[one.family].half == CALIBRATION for one in posed):
+        own = ", ".join(name for name, family in FAMILIES.items() if family.half == CALIBRATION)
+        raise EditclError(f"nothing of this calibrates the router; add one of the families {own}.")
     kept = _Kept(keep)
     measured = []
     for one in progress(posed, "measuring arms"):
@@ -174,8 +176,8 @@ def decide(
     model: EditableModel, posed: Posed, budget: str, thresholds: Thresholds, *, seed: int
 ) -> Said:
     """What the router says of a task; a split by other facts than the true ones is measured."""
-    what = material(posed.what, name=posed.name, model=model)
-    decision = route(model, what, budget=budget, seed=seed, show=False, thresholds=thresholds)
+    # As a user hands it over: to find its facts is part of what a decision costs.
+    decision = route(model, posed.what, budget=budget, seed=seed, show=False, thresholds=thresholds)
     said = Said(
         decision.kind,
         decision.confidence,

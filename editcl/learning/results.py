@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,6 +48,7 @@ class StreamRun:
         general: by how much the cross-entropy of general text has risen, after each task (nats per
             token); empty if that was not measured.
         survival: the share of logged facts that still hold, after each task; empty likewise.
+        measured: what the strategy has found out about itself, as JSON.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class StreamRun:
     single: Row | None = None
     general: Row = ()
     survival: Row = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     def matrix(self, *, told: bool = False) -> Float[np.ndarray, "n_states n_tasks"]:
         """R, or R with the task told (which is the same for most strategies)."""
@@ -87,7 +89,8 @@ class StreamRun:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StreamRun:
         """The run that `asdict` told of, also where it went through JSON."""
-        return cls(**{name: _tuples(value) for name, value in data.items()})
+        own = {name: _tuples(value) for name, value in data.items() if name != "measured"}
+        return cls(**own, measured=data.get("measured", {}))
 
 
 @dataclass(frozen=True, repr=False)

@@ -153,6 +153,7 @@ def one_run(
         single=single,
         general=tuple(general),
         survival=tuple(survival),
+        measured=strategy.measured(),
     )
 
 

@@ -9,8 +9,9 @@ in its own words:
     questions    "We ask of Marie Curie,"       who, where, which
 
 What one adapter has learnt of one task, the next task's training turns into its own words. Test
-subjects are in no task's training. Written by `python -m editcl.learning.shipped --out FOLDER`;
-the same facts give the same bytes. Knows nothing of models.
+subjects are in no task's training; validation subjects, on which settings are chosen, are in
+neither. Written by `python -m editcl.learning.shipped --out FOLDER`; the same facts give the same
+bytes. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from types import MappingProxyType
 
 from editcl.catalogue import known_facts, relations
 from editcl.embedded import data_folder
-from editcl.learning.task_files import read_stream
+from editcl.learning.task_files import Judge, read_stream
 from editcl.learning.tasks import Task
 
 KINDS = ("person", "city", "company")
-TRAIN, TEST = 80, 30  # subjects of each kind
+TRAIN, TEST, VALID = 80, 30, 10  # subjects of each kind
 SEED = 0
 #: Of each task the prompt, and the answer for each of the KINDS.
 TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
@@ -42,13 +43,18 @@ TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-def shipped_stream() -> tuple[Task, ...]:
+def shipped_stream(*, judged_by: Judge = "test") -> tuple[Task, ...]:
     """The four tasks, in the order in which they are learnt.
+
+    Args:
+        judged_by: the rows that stand in `Task.test`: those of the test, or those of the
+            validation, for whoever chooses settings.
 
     Raises:
         EditclError: the installation lacks them.
     """
-    return read_stream(data_folder() / "streams" / "kinds", order=tuple(TASKS))
+    folder = data_folder() / "streams" / "kinds"
+    return read_stream(folder, order=tuple(TASKS), judged_by=judged_by)
 
 
 def subjects_by_kind() -> dict[str, list[str]]:
@@ -73,13 +79,20 @@ def relation_kinds() -> dict[str, set[str]]:
 
 
 def write_stream(folder: Path) -> None:
-    """Writes `<task>.train.jsonl` and `<task>.test.jsonl` of all tasks."""
+    """Writes `<task>.train.jsonl`, `<task>.test.jsonl` and `<task>.valid.jsonl` of all tasks."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, list[str]] = {}
     for kind, subjects in subjects_by_kind().items():
         drawn[kind] = random.Random(f"{SEED} {kind}").sample(subjects, TRAIN + TEST)
+        left = [subject for subject in subjects if subject not in drawn[kind]]
+        drawn[kind] += random.Random(f"{SEED} {kind} valid").sample(left, VALID)
+    parts = (
+        ("train", slice(TRAIN)),
+        ("test", slice(TRAIN, TRAIN + TEST)),
+        ("valid", slice(TRAIN + TEST, None)),
+    )
     for task, (prompt, answers) in TASKS.items():
-        for part, own in (("train", slice(TRAIN)), ("test", slice(TRAIN, None))):
+        for part, own in parts:
             rows = [
                 {"prompt": prompt.replace("{}", subject), "completion": answer}
                 for kind, answer in zip(KINDS, answers, strict=True)

@@ -8,6 +8,7 @@ beside the scores. Knows nothing of what strategies do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from editcl.errors import EditclError
@@ -68,6 +69,7 @@ def compare_strategies(
     strategies: Sequence[Maker] | Mapping[str, Maker],
     *,
     settings: TrainSettings | None = None,
+    own: Mapping[str, TrainSettings] | None = None,
     adapter: AdapterSettings | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     joint: bool = True,
@@ -81,6 +83,7 @@ def compare_strategies(
         stream: tasks with tests, in the order in which they are learnt.
         strategies: names or makers, or makers by name.
         settings: of every training; the seed is that of the run.
+        own: settings in the stead of those, by the name of the strategy or "joint".
         adapter: settings of the adapters.
         seeds: of the runs.
         joint: trains once on the data of all tasks, in as many steps as the stream takes: the
@@ -90,23 +93,33 @@ def compare_strategies(
 
     Raises:
         TaskError: the stream is empty or unfit, before anything is trained.
-        EditclError: there is no such strategy, two have one name, or there are no seeds.
+        EditclError: there is no such strategy, two have one name, or there are no seeds; or
+            settings are for a strategy that isn't compared.
     """
-    makers = _makers(strategies)
+    makers, own = _makers(strategies), own or {}
+    for name in own:
+        if name not in makers and name != JOINT:
+            raise EditclError(
+                f"there are settings for {name!r}, which is not compared; compared are "
+                f"{', '.join(makers)}."
+            )
     if joint and JOINT in makers:
         raise EditclError(
             "the joint training is made anyway, once for each seed: leave it out of the "
             "strategies, or pass joint=False."
         )
     bench = Bench.of(model, stream, settings, adapter, seeds, measures)
+    by_name = {name: replace(bench, settings=found) for name, found in own.items()}
     single = single_scores(bench, show_progress=show_progress)
     work = [(name, seed) for name in makers for seed in bench.seeds]
     runs: dict[str, list[StreamRun]] = {name: [] for name in makers}
     for name, seed in progress(work, f"{len(makers)} strategies", show=show_progress):
-        runs[name].append(one_run(bench, makers[name], seed, single.get(seed)))
+        bench_of = by_name.get(name, bench)
+        runs[name].append(one_run(bench_of, makers[name], seed, single.get(seed)))
     found = [bench.result(name, runs[name], make().must_be_told) for name, make in makers.items()]
     wanted = bench.seeds if joint else ()
-    bound = [joint_run(bench, seed) for seed in progress(wanted, "joint", show=show_progress)]
+    at_once = by_name.get(JOINT, bench)
+    bound = [joint_run(at_once, seed) for seed in progress(wanted, "joint", show=show_progress)]
     return StrategyComparison(model.name, bench.names, tuple(found), tuple(bound))
 
 

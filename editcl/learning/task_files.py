@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from editcl.errors import EditclError
 from editcl.learning.tasks import (
@@ -30,13 +30,15 @@ from editcl.learning.tasks import (
 )
 from editcl.readers.delimited import read_delimited
 from editcl.readers.files import decode, read_bytes
-from editcl.readers.problems import Place, Problems, printable, shown
+from editcl.readers.problems import Place, Problems, is_broken, printable, shown
 from editcl.readers.records import read_json, read_json_lines
 
 PROMPT = "{text}\nLabel:"
 FIELDS = ("prompt", "completion", "text", "label", "task")
 MAX_CELL = 100_000  # characters
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+PARTS = ("train", "test", "valid")
+Judge: TypeAlias = Literal["test", "valid"]
 _COLUMNS = {
     COMPLETION: ("prompt", "completion"),
     CLASSIFICATION: ("text", "label"),
@@ -110,16 +112,19 @@ def read_stream(
     test_share: float = 0.2,
     max_tokens: int | None = None,
     seed: int = 0,
+    judged_by: Judge = "test",
 ) -> tuple[Task, ...]:
     """Reads a folder of tasks: `<task>.train.jsonl` with `<task>.test.jsonl`, or `<task>.jsonl`.
 
     Args:
         folder: its other files are no concern of this; suffixes may be those of `read_task`.
         order: names of the tasks to read, in this order; by default all, by name.
+        judged_by: "valid" puts `<task>.valid.jsonl` in the stead of the test.
         prompt, test_share, max_tokens, seed: see `read_task`.
 
     Raises:
-        EditclError: there is no such folder, no task in it, or none of a name in `order`.
+        EditclError: there is no such folder, no task in it, or none of a name in `order`; or a
+            task has no validation where it is asked for.
         TableError, TaskError: as `read_task`; or two files make tasks of one name.
     """
     place = Path(folder)
@@ -138,11 +143,13 @@ def read_stream(
             )
     tasks = []
     for name in sorted(files) if order is None else order:
-        train, test = files[name]
+        parts = files[name]
+        if judged_by == "valid" and "valid" not in parts:
+            raise EditclError(f"{folder} holds no {name}.valid.*, by which {name} is to be judged.")
         tasks.append(
             read_task(
-                train,
-                test=test,
+                parts["train"],
+                test=parts.get(judged_by),
                 name=name,
                 prompt=prompt,
                 test_share=test_share,
@@ -154,14 +161,14 @@ def read_stream(
     return tuple(tasks)
 
 
-def _files(folder: Path) -> dict[str, tuple[Path, Path | None]]:
-    """The files of each task: what is learnt from, and what judges it."""
+def _files(folder: Path) -> dict[str, dict[str, Path]]:
+    """The files of each task by PARTS: what is learnt from, and what judges it."""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         stem = path.name[: -len(path.suffix)]
-        part = next((p for p in ("train", "test") if stem.endswith(f".{p}")), None)
+        part = next((p for p in PARTS if stem.endswith(f".{p}")), None)
         name = stem if part is None else stem.removesuffix(f".{part}")
         parts = found.setdefault(name, {})
         if (part or "train") in parts:
@@ -172,11 +179,12 @@ def _files(folder: Path) -> dict[str, tuple[Path, Path | None]]:
         parts[part or "train"] = path
     for name, parts in found.items():
         if "train" not in parts:
+            (other, *_) = parts.values()
             raise TaskError(
                 f"task {name!r}",
-                [f"{parts['test']} has no file {name}.train.* beside it; add what is learnt from."],
+                [f"{other} has no file {name}.train.* beside it; add what is learnt from."],
             )
-    return {name: (parts["train"], parts.get("test")) for name, parts in found.items()}
+    return found
 
 
 # -- one file -------------------------------------------------------------------------------------
@@ -253,7 +261,7 @@ def _text(place: Place, record: Mapping[str, Any], column: str, problems: Proble
         problems.add(place, f"it {what}; give it a text.", column)
     elif not value.strip():
         problems.add(place, "it is empty; give it some text.", column)
-    elif "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    elif is_broken(value):
         problems.add(place, "it holds a NUL or a lone surrogate; decode its source anew.", column)
     elif len(value) > MAX_CELL:
         problems.add(

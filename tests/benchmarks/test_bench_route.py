@@ -31,6 +31,7 @@ from editcl.benchmarks.verdicts import (
     score,
 )
 from editcl.editing.values import ValueSettings
+from editcl.embedded import data_folder
 from editcl.errors import EditclError
 from editcl.evaluation.compare import weight_checksums
 from editcl.evaluation.damage import general_texts
@@ -336,6 +337,18 @@ def test_thresholds_come_from_the_calibration_half_alone(found) -> None:
     assert [row["task"] for row in kept["tasks"]] == ["one_relation-tiny"]
     assert kept["tasks"][0]["said"]["full"]["signals"]
     assert "bench route --fit" in kept["about"]
+
+
+def test_the_shipped_measurements_are_of_calibration_families_alone() -> None:
+    place = data_folder() / "routing" / "measured.json"
+    kept = [Decided.from_json(row) for row in json.loads(place.read_text("utf-8"))["tasks"]]
+    own = {name for name, family in FAMILIES.items() if family.half == "calibration"}
+    assert {one.measured.family for one in kept} == own
+
+
+def test_fitting_to_nothing_is_told_before_anything_is_measured(model, tmp_path) -> None:
+    with pytest.raises(EditclError, match="calibrates the router"):
+        bench_route(model, tasks=TINY[1:], fit_to=tmp_path)
 
 
 def test_a_later_call_goes_on_from_what_was_kept(found, monkeypatch) -> None:

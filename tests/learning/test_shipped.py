@@ -5,7 +5,15 @@ from __future__ import annotations
 from editcl.embedded import data_folder
 from editcl.learning import shipped
 from editcl.learning.runs import encode_rows
-from editcl.learning.shipped import KINDS, TASKS, TEST, TRAIN, shipped_stream, write_stream
+from editcl.learning.shipped import (
+    KINDS,
+    TASKS,
+    TEST,
+    TRAIN,
+    VALID,
+    shipped_stream,
+    write_stream,
+)
 from editcl.loading import load
 
 
@@ -14,7 +22,7 @@ def test_the_files_are_what_the_generator_writes(tmp_path) -> None:
     own = data_folder() / "streams" / "kinds"
     names = sorted(path.name for path in own.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 2 * len(TASKS)
+    assert len(names) == 3 * len(TASKS)
     for name in names:
         assert (own / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
@@ -28,7 +36,7 @@ def test_it_has_four_tasks_in_the_order_of_the_folder() -> None:
         assert {example.completion for example in (*task.train, *task.test)} == set(answers)
 
 
-def test_no_subject_of_a_test_is_learnt_from_in_any_task() -> None:
+def test_no_subject_of_test_or_validation_is_learnt_from_in_any_task() -> None:
     stream = shipped_stream()
     pool = {subject for subjects in shipped.subjects_by_kind().values() for subject in subjects}
 
@@ -37,9 +45,14 @@ def test_no_subject_of_a_test_is_learnt_from_in_any_task() -> None:
         found = {example.prompt[len(before) :] for example in part}
         return {text.removesuffix(after) for text in found}
 
+    chosen_on = shipped_stream(judged_by="valid")
+    assert [task.train for task in chosen_on] == [task.train for task in stream]
     learnt = {subject for task in stream for subject in subjects(task, task.train)}
     judged = {subject for task in stream for subject in subjects(task, task.test)}
-    assert not learnt & judged and learnt | judged <= pool
+    valid = {subject for task in chosen_on for subject in subjects(task, task.test)}
+    assert not learnt & judged and not valid & (learnt | judged)
+    assert learnt | judged | valid <= pool
+    assert len(valid) == len(KINDS) * VALID
     assert len(learnt) == len(KINDS) * TRAIN and len(judged) == len(KINDS) * TEST
 
 

@@ -14,7 +14,6 @@ from editcl.learning.batches import Encoded, encode_examples
 from editcl.learning.predict import score_with
 from editcl.learning.session import Route, Session
 from editcl.learning.strategies import (
-    STRATEGIES,
     InstructionReplay,
     Joint,
     PerTask,
@@ -208,18 +207,6 @@ def test_two_strategies_that_choose_adapters_do_not_combine() -> None:
     with pytest.raises(EditclError, match="nothing to combine"):
         combine()
     assert isinstance(combine(PerTask()), PerTask)
-
-
-def test_every_listed_strategy_learns_two_tasks_and_comes_back_from_its_state() -> None:
-    for name, make in STRATEGIES.items():
-        own, strategy = session(), make()
-        for task in (labelled("one"), labelled("two", ("red", "blue"))):
-            result = train(own, task, strategy, replace(QUICK, steps=3), show=False)
-            assert result.steps == 3, name
-        again = make()
-        again.load({n: t.clone() for n, t in strategy.tensors().items()}, strategy.state())
-        assert again.state() == strategy.state(), name
-        assert score_with(own, strategy, labelled("one")).score >= 0, name
 
 
 @pytest.mark.parametrize("make, message", [

@@ -25,7 +25,7 @@ from editcl.learning.tasks import TaskError
 from editcl.learning.train import train
 from editcl.model import EditableModel
 
-SETTINGS = TrainSettings(steps=20, batch_size=6, lr=3e-2, autocast="off")
+SETTINGS = TrainSettings(steps=40, batch_size=6, lr=2e-2, autocast="off")
 ADAPTER = AdapterSettings(rank=4)
 BARE = Measures(general=False, survival=False)
 
@@ -159,6 +159,35 @@ def test_the_joint_training_sees_all_tasks_at_once(comparison: StrategyCompariso
     assert comparison.bound is not None and comparison.bound.n == 2
     assert 0.3 <= comparison.bound.mean <= 0.7
     assert comparison.joint[0].trained == comparison["sequential"].runs[0].trained[0]
+
+
+def test_a_strategy_can_have_settings_of_its_own(model: EditableModel) -> None:
+    stream, still = streams.conflicting(), replace(SETTINGS, lr=1e-9)
+    found = compare_strategies(
+        model,
+        stream,
+        {"learns": Sequential, "stands": Sequential},
+        settings=SETTINGS,
+        own={"stands": still, "joint": still},
+        adapter=ADAPTER,
+        seeds=(0,),
+        measures=BARE,
+    )
+    base = found["stands"].runs[0].scores[0]
+    assert found["learns"].metrics()["LA"].mean == 1.0
+    assert set(found["stands"].runs[0].scores) == {base}
+    assert found.joint[0].scores == base
+    with pytest.raises(EditclError, match="settings for 'replay', which is not compared"):
+        compare_strategies(model, stream, ["sequential"], own={"replay": still})
+
+
+def test_what_a_strategy_measures_itself_is_kept_with_the_run(model: EditableModel) -> None:
+    found = evaluate_stream(
+        model, streams.conflicting(), "dann", settings=SETTINGS, adapter=ADAPTER, measures=BARE
+    )
+    before, after = found.runs[0].measured["probes"]["second"]
+    assert 0 <= after <= 1 and 0 <= before <= 1
+    assert StreamResult.from_dict(json.loads(found.to_json())) == found
 
 
 def test_the_joint_training_reaches_what_no_stream_must_lose(model: EditableModel) -> None:

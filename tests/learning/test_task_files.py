@@ -104,6 +104,18 @@ def test_a_folder_of_train_and_test_files_is_a_stream(tmp_path) -> None:
         read_stream(tmp_path, order=["d"])
 
 
+def test_a_validation_file_judges_where_it_is_asked_for_and_is_no_task(tmp_path) -> None:
+    written(tmp_path / "a.train.jsonl", LABELS)
+    written(tmp_path / "a.test.jsonl", LABELS[:4])
+    written(tmp_path / "a.valid.jsonl", LABELS[4:6])
+    (tested,), (judged,) = read_stream(tmp_path), read_stream(tmp_path, judged_by="valid")
+    assert tested.name == judged.name == "a" and tested.train == judged.train
+    assert tested.test == tested.train[:4] and judged.test == tested.train[4:6]
+    written(tmp_path / "b.jsonl", LABELS)
+    with pytest.raises(EditclError, match=r"holds no b.valid.\*"):
+        read_stream(tmp_path, judged_by="valid")
+
+
 def test_folders_without_a_stream_are_refused(tmp_path) -> None:
     with pytest.raises(EditclError, match="holds no tasks"):
         read_stream(tmp_path)

@@ -143,6 +143,10 @@ class Strategy:
         found = vars(self).items()
         return {key: v for key, v in found if key[0] != "_" and isinstance(v, plain)}
 
+    def measured(self) -> dict[str, Any]:
+        """What it has found out about its own effect, as JSON."""
+        return {}
+
     def memory(self) -> int:
         """Bytes that it holds between tasks, adapters aside."""
         held = sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
@@ -242,6 +246,9 @@ class _Combined(Strategy):
 
     def settings(self) -> dict[str, Any]:
         return {title(part): part.settings() for part in self.parts}
+
+    def measured(self) -> dict[str, Any]:
+        return {title(part): found for part in self.parts if (found := part.measured())}
 
     def memory(self) -> int:
         return sum(part.memory() for part in self.parts)
