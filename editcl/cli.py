@@ -87,10 +87,11 @@ TestShare = Annotated[
     float, typer.Option(help="Share of the rows that judges where no test file does.")
 ]
 DEFAULT_LOG = Path("editcl-log")
+INTERRUPTED = 130  # exit status that typer gives Ctrl-C
 
 
 def main() -> None:
-    """Runs the command line; user errors end it with a message and status 1."""
+    """Runs the command line; user errors end it with a message and status 1, Ctrl-C with 130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names in any script, on any terminal
             stream.reconfigure(errors="backslashreplace")
@@ -105,6 +106,10 @@ def main() -> None:
         text = "\n".join(one_line(line) for line in str(error).splitlines())
         Console(stderr=True).print(Text("error: ", style="bold red") + Text(text))
         sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("stopped: what was done stays in the log, what was not is gone.", err=True)
+        raise
 
 
 @app.command()

@@ -232,6 +232,27 @@ def test_route_decides_and_changes_nothing(run, folder, tmp_path) -> None:
     assert not (tmp_path / "editcl-log").exists()
 
 
+def test_ctrl_c_is_told_and_leaves_nothing_half_done(run, folder, tmp_path, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    base = ("--model", folder, "--log", tmp_path / "log")
+    source = labelled(tmp_path / "moods.jsonl", ("red", "blue"))
+    monkeypatch.setattr("editcl.learning.skills.train", interrupted)
+    status, _, err = run("learn", source, *FAST, *base)
+    assert status == 130 and "stopped" in err and "Traceback" not in err
+    assert json.loads(run("skills", "list", *base, "--json")[1])["skills"] == []
+    assert json.loads(run("log", "verify", *base, "--json")[1])["ok"]
+
+
+def test_a_checkpoint_that_cannot_be_is_told(run, folder, tmp_path) -> None:
+    base = ("--model", folder, "--log", tmp_path / "log")
+    source = labelled(tmp_path / "moods.jsonl", ("red", "blue"))
+    status, _, err = run("learn", source, *FAST, *base, "--checkpoint", source)
+    assert status == 1 and "checkpoint can't be written" in err and "another folder" in err
+    assert json.loads(run("skills", "list", *base, "--json")[1])["skills"] == []
+
+
 def test_what_the_router_asks_back_is_shown_and_kept(run, folder, tmp_path, monkeypatch) -> None:
     def ask(_model, made, **_options) -> Decision:
         cost = Cost(0.1, None, None)

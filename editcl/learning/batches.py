@@ -137,10 +137,16 @@ def encode_prompts(
     """Rows of which nothing is learnt: for prediction.
 
     Raises:
-        TaskError: some are blank, or too long (with `max_tokens` these lose their middle).
+        TaskError: some are blank, no text, or too long (with `max_tokens` these lose their middle).
     """
     longest = min(max_tokens or model.max_tokens, model.max_tokens)
-    problems = [f"prompt {i} is blank." for i, text in enumerate(prompts) if not text.strip()]
+    problems = [
+        f"prompt {i} is blank."
+        if isinstance(text, str)
+        else f"prompt {i} is of type {type(text).__name__}; convert it to text."
+        for i, text in enumerate(prompts)
+        if not isinstance(text, str) or not text.strip()
+    ]
     if problems:
         raise TaskError("the prompts", problems)
     found = encode(model.tokenizer, [Sentence(prompt) for prompt in prompts])

@@ -72,18 +72,28 @@ class Checkpoint:
         return load(body), json.loads(header["__metadata__"][KEY])
 
     def write(self, part: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Writes "before" or "at", durably, in the place of an older one."""
+        """Writes "before" or "at", durably, in the place of an older one.
+
+        Raises:
+            EditclError: the folder can't be written to.
+        """
         from safetensors.torch import save
 
         plain = {name: tensor.contiguous() for name, tensor in copied(tensors).items()}
         body = save(plain, metadata={KEY: json.dumps(values)})
-        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self._path(part).with_suffix(f".{os.getpid()}.tmp")
-        with open(partial, "wb") as file:
-            file.write(hashlib.sha256(body).digest() + body)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path(part))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                file.write(hashlib.sha256(body).digest() + body)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path(part))
+        except OSError as error:
+            raise EditclError(
+                f"a checkpoint can't be written to {str(self.folder)!r} ({error.strerror}); name "
+                "another folder, or make room there."
+            ) from error
 
     def clear(self) -> None:
         """Removes what was written; the folder too, if nothing else is in it."""

@@ -216,7 +216,7 @@ def _read(path: str | os.PathLike[str], prompt: str) -> _File:
 
 def _records(path: Path, problems: Problems) -> Sequence[tuple[Place, Mapping[str, Any]]]:
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix not in SUFFIXES and path.is_file():  # else what it is says `read_bytes`
         problems.fail(
             None,
             f"files that end in {shown(suffix)} are not read; convert it to one of "

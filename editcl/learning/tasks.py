@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from editcl.errors import EditclError
 from editcl.facts import Fact
+from editcl.readers.problems import is_broken
 
 COMPLETION, CLASSIFICATION, TEXT = "completion", "classification", "text"
 KINDS = (COMPLETION, CLASSIFICATION, TEXT)
@@ -60,10 +61,13 @@ class Example:
                     "an example",
                     [f"its {name} is of type {type(value).__name__}; convert it to text."],
                 )
-            if any("\ud800" <= char <= "\udfff" for char in value):
+            if is_broken(value):
                 raise TaskError(
                     "an example",
-                    [f"its {name} has a lone surrogate: {value[:60]!r}; decode its source anew."],
+                    [
+                        f"its {name} has a NUL or a lone surrogate: {value[:60]!r}; decode its "
+                        "source anew."
+                    ],
                 )
         if not self.completion.strip():
             raise TaskError(
@@ -106,7 +110,7 @@ class Task:
         if self.kind == CLASSIFICATION and not self.labels:
             found = dict.fromkeys(example.completion for example in self.train)
             object.__setattr__(self, "labels", tuple(found))
-        problems = [*_named(self.name), *_sized(self), *_fitting(self)]
+        problems = [*name_problems(self.name), *_sized(self), *_fitting(self)]
         if problems:
             raise TaskError(f"task {self.name!r}", problems)
 
@@ -118,7 +122,8 @@ class Task:
         )
 
 
-def _named(name: object) -> list[str]:
+def name_problems(name: object) -> list[str]:
+    """What makes this no name of a task; an empty list if nothing does."""
     if not isinstance(name, str) or not name.strip():
         return ["it has no name; give it one."]
     if any(char in "./\\" or ord(char) < 32 for char in name) or name.startswith("__"):

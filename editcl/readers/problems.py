@@ -111,6 +111,11 @@ def cut(text: str, longest: int) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
+def is_broken(text: str) -> bool:
+    """Whether a text holds a NUL or a lone surrogate, as badly decoded ones do."""
+    return "\0" in text or any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def printable(text: str) -> str:
     """The text with lone surrogates spelled out, so that any stream can show it."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

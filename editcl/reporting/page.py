@@ -116,13 +116,15 @@ def require_place(path: str | Path) -> Path:
     """The path, if a file can be made there.
 
     Raises:
-        EditclError: it is a directory, or the folder that it would be in isn't there.
+        EditclError: it is a directory, no .html, or the folder that it would be in isn't there.
     """
     target = Path(path)
     if target.is_dir():
         raise EditclError(
             f"{str(target)!r} is a directory; name a file in it, such as report.html."
         )
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise EditclError(f"the page is HTML: let {str(target)!r} end in .html.")
     if not target.parent.is_dir():
         raise EditclError(f"there is no folder {str(target.parent)!r} for the page; make it first.")
     return target

@@ -16,11 +16,18 @@ from editcl.editing.relation import infer_relation
 from editcl.errors import EditclError, TableError
 from editcl.facts import Fact
 from editcl.learning.task_files import read_task
-from editcl.learning.tasks import CLASSIFICATION, TEXT, Example, Task, TaskError
+from editcl.learning.tasks import (
+    CLASSIFICATION,
+    TEXT,
+    Example,
+    Task,
+    TaskError,
+    name_problems,
+)
 from editcl.model import EditableModel
 from editcl.readers import read_table
 from editcl.readers.files import decode, read_bytes
-from editcl.readers.problems import Problems, printable
+from editcl.readers.problems import Problems, is_broken, printable
 from editcl.routing.prose import facts_from_text
 from editcl.routing.subjects import find_facts
 
@@ -40,6 +47,9 @@ class Material:
         task: what could be trained; None with fewer than two examples.
         unused: sentences of a text that gave nothing, with why.
         given: the facts that the caller named as such, in no guess of ours.
+
+    Raises:
+        TaskError: the name is none that a task may have.
     """
 
     name: str
@@ -49,6 +59,10 @@ class Material:
     task: Task | None
     unused: tuple[str, ...] = ()
     given: tuple[Fact, ...] = ()
+
+    def __post_init__(self) -> None:
+        if problems := name_problems(self.name):  # what is too small to train has no Task to check
+            raise TaskError(f"task {self.name!r}", problems)
 
     def __repr__(self) -> str:
         stated = sum(fact is not None for fact in self.facts)
@@ -151,6 +165,13 @@ def _of_file(path: Path, name: str | None, model: EditableModel | None) -> Mater
         problems = Problems(printable(os.fsdecode(path)))
         data, _ = read_bytes(path, problems)
         text = decode(data, problems)
+        if not text.strip():
+            problems.fail(None, "the file is empty; give it some sentences.")
+        for number, line in enumerate(text.splitlines(), 1):
+            if is_broken(line):
+                problems.add(
+                    f"line {number}", "it holds a NUL or a lone surrogate; decode its source anew."
+                )
         problems.raise_all()
         return _of_text(text, named, model)
     try:

@@ -1,8 +1,9 @@
 """Parts of a task: what carries over and what doesn't, within one task.
 
-Examples of one template are a part; templates with few examples are one part together, and so are
-the facts that the caller named. A part's gain is taken with a standard error against whatever it
-is to be taken for, so that a few lucky hits make no part. Knows nothing of models.
+Examples of one template are a part; templates with few examples are one part together. A part's
+gain is taken with a standard error against whatever it is to be taken for, so that a few lucky hits
+make no part. Facts that are called so stand in no part: `named` sets them apart. Knows nothing of
+models.
 """
 
 from __future__ import annotations

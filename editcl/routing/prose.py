@@ -23,6 +23,7 @@ from editcl.evaluation.answers import answers
 from editcl.facts import PLACEHOLDER, Fact
 from editcl.learning.tasks import TaskError
 from editcl.model import EditableModel
+from editcl.readers.problems import is_broken
 from editcl.routing.subjects import find_subjects, is_name, n_words
 
 OBJECT_WORDS = 4  # of an object that a model is asked about
@@ -33,6 +34,9 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])[\"'”’)]*\s+(?=[^a-z\s])|\n+|(?<
 _PRONOUNS = frozenset({
     "It", "He", "She", "They", "This", "That", "These", "Those", "There", "We", "I", "You", "Its",
     "His", "Her", "Their", "What", "Who", "Why", "How", "When", "Where", "Which",
+})  # fmt: skip
+_HEDGES = frozenset({
+    "not", "no", "never", "neither", "hardly", "probably", "perhaps", "possibly", "maybe",
 })  # fmt: skip
 _VERB = "(?P<verb>is|was)"
 _IS_OF = re.compile(rf"(?P<object>[^,;:]+?) {_VERB} the (?P<what>[^,;:]+? of) (?P<subject>.+)")
@@ -53,17 +57,24 @@ def facts_from_text(
         Facts without repetition, in order; and "sentence: why" for each that gave none.
 
     Raises:
-        TaskError: the text is none, is empty, or states two objects for one prompt.
+        TaskError: the text is none, empty or badly decoded, or states two objects for one prompt.
     """
     if not isinstance(text, str):
         raise TaskError("a text", [f"it is of type {type(text).__name__}; give a str."])
+    if is_broken(text):
+        raise TaskError("a text", ["it holds a NUL or a lone surrogate; decode its source anew."])
     sentences = split_sentences(text)
     if not sentences:
         raise TaskError("a text", ["there are no words in it; give it some sentences."])
     found: list[Fact | str] = [by_template(sentence) for sentence in sentences]
     if model is not None:
         left = [i for i, one in enumerate(found) if isinstance(one, str)]
-        left = [i for i in left if found[i] == _NO_TEMPLATE][:ASKED]
+        left = [i for i in left if found[i] == _NO_TEMPLATE]
+        for i in left[ASKED:]:
+            found[i] = (
+                f"{_NO_TEMPLATE} The model is asked about {ASKED} sentences of a text at most"
+            )
+        left = left[:ASKED]
         proposed = by_model([sentences[i] for i in left], model)
         for i, fact in zip(left, proposed, strict=True):
             found[i] = fact
@@ -110,7 +121,7 @@ def by_template(sentence: str) -> Fact | str:
 def _unclear(subject: str) -> str | None:
     """Why this is no subject: it begins with a word that stands for another one."""
     first = subject.split()[0]
-    if first in _PRONOUNS:
+    if first.capitalize() in _PRONOUNS:
         return f"it is about {first!r}, and what that stands for is not known here"
     return None
 
@@ -129,6 +140,8 @@ def _fact(subject: str, prompt: str, obj: str) -> Fact | str:
     unclear = _unclear(subject)
     if unclear is not None:
         return unclear
+    if obj.split()[0] in _HEDGES:
+        return f"{obj.split()[0]!r} leaves open what is so; write the object itself"
     try:
         return Fact(subject, prompt, obj)
     except FactError as error:

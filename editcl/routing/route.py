@@ -5,8 +5,8 @@ Signals are taken from cheap to costly, and only as far as they are needed:
     1. surface     counted in the texts                                  milliseconds
     2. reading     one forward pass over a sample, and closed forms      under a second
     3. probe       a short training on half, while undecided             seconds
-    4. trial edit  of a fact, if prompts are strange and the model was   seconds
-                   edited before, so that its covariances are at hand
+    4. trial edit  of a fact, if prompts or objects are strange and      seconds
+                   edits of this model have left covariances in memory
 
 For tasks of MANY items or more all of it costs at most SHARE of the cheaper arm, by estimate.
 The rule is in `rule`, its words in `words`. The model is as before afterwards, and nothing is
@@ -56,6 +56,10 @@ MANY = 20  # items from which the decision has a limit
 SHARE, SHARE_OF_FEW = 0.2, 0.5  # of the cheaper arm's cost
 SAMPLE_CHEAP = 96  # examples that are read with budget "cheap"
 CROWD = 200  # facts from which capacity is asked for
+MORE = (
+    "What else belongs to it? A training takes two examples or more; give some, or choose edit "
+    "yourself"
+)
 #: What things cost, in rows that are read: an edited fact, a trained row, a trial edit. Measured on
 #: the embedded model with the defaults of `edit_csv` and of `Learner`. Limits are kept in these
 #: rows rather than in seconds, so that a decision doesn't depend on how busy a machine is.
@@ -262,6 +266,8 @@ class _Look:
         verdict = self._verdict()
         kind, facts, trains, more = self._arms(verdict)
         told = reasons(verdict, self.signals, self.thresholds)
+        if kind == ABSTAIN and verdict.kind != ABSTAIN:
+            told = (MORE, *told)
         return Decision(
             task=self.made.name,
             kind=kind,
@@ -284,7 +290,10 @@ class _Look:
             said = f"{left:,} examples state no fact and are left out of the edit"
             return EDIT, facts, None, [said] if left else []
         if verdict.kind == TRAIN and made.task is not None:
-            return TRAIN, (), made.task, []
+            # Facts that a task of plain texts names are none of its texts.
+            given = made.given if made.task.kind == TEXT else ()
+            said = f"{len(given):,} facts that the task names beside its texts are edited"
+            return SPLIT if given else TRAIN, given, made.task, [said] if given else []
         if verdict.kind == SPLIT and verdict.step not in (PARTS, EXCEPTIONS):
             return self._split([False] * len(made.examples), [])
         if verdict.kind == SPLIT:
@@ -301,7 +310,6 @@ class _Look:
     ) -> tuple[str, tuple[Fact, ...], Task | None, list[str]]:
         """Chosen examples are edited, the others trained; all are trained if too few are left."""
         made = self.made
-        assert made.task is not None, "a task of several parts can be trained"
         pairs = zip(made.examples, made.facts, chosen, strict=True)
         facts = list(self.named)
         rest: list[Example] = []
@@ -310,10 +318,11 @@ class _Look:
                 facts.append(fact)
             else:
                 rest.append(example)
-        trains = train_only(made.task, rest)
+        trains = None if made.task is None else train_only(made.task, rest)
         if trains is None and self.named:
             return EDIT, self._facts(), None, ["too little is left to train on: facts are edited"]
         if trains is None:
+            assert made.task is not None, "what has parts and names no facts can be trained"
             said = "without the facts too little is left to train on: all of it is trained"
             return TRAIN, (), made.task, [said]
         return SPLIT, tuple(dict.fromkeys(facts)), trains, more

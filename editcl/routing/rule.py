@@ -2,10 +2,14 @@
 
 In this order, with e = the best evidence that answers carry over between examples:
 
+    edit       plain texts of which enough sentences state facts; other texts: train
     abstain    the model says the answers already
-    split      one part of the task carries over, another doesn't and states facts
-    train      e >= train, or the answers are long, or stand in the prompts
+    split      one part of the task carries over, another doesn't and states facts; or e >= train
+               and single facts are out of line
+    train      e >= train, or a few examples show a skill, or the answers stand in the prompts or
+               are long
     train      facts in words that the model knows, about names that it doesn't
+    abstain    a trial edit failed
     edit       enough examples state facts, with short objects
     abstain    none of this
 
@@ -13,9 +17,14 @@ Facts that are called so (`named`) are edited beside whatever the rest is: if th
 the verdict is split.
 
 How sure a verdict is follows from its margin, the distance of its signals to the thresholds:
-confidence = 1 / (1 + exp(-(base + slope margin))). `fit` finds thresholds and confidence from tasks
-of which it was measured what they need. Long because a rule and its fit are read together. Knows
-nothing of models, texts and words.
+likely = 1 / (1 + exp(-(base + slope margin))). That was fitted to tasks of a fair size in words
+that the model knows; what is unlike them, few examples, unknown names or an edit in doubt, is
+trusted less:
+
+    confidence = chance + trust (likely - chance)
+
+`fit` finds thresholds and confidence from tasks of which it was measured what they need. Long
+because a rule and its fit are read together. Knows nothing of models, texts and words.
 """
 
 from __future__ import annotations
@@ -41,6 +50,8 @@ PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, NAMES, NEITHER, UNFI
 ASKING = (NEITHER, UNFIT, KNOWN)  # from which a verdict is to ask
 
 DOUBT = 6.0  # how fast strange prompts take the margin away; unknown names half as fast
+UNSURE = 0.5  # trust in what is said of names that the model has never seen
+CHANCE = 0.25  # of being right by guessing one of the four kinds
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ class Verdict:
         kind: "edit", "train", "split" or "abstain".
         step: which step of the rule said it.
         margin: the distance of the signals to the thresholds, in [0, 1].
-        confidence: see the module.
+        confidence: how likely the verdict is right; see the module.
     """
 
     kind: str
@@ -143,14 +154,22 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     if signals.get("apart"):
         kind = {TRAIN: SPLIT, ABSTAIN: EDIT}.get(kind, kind)
     # A few examples can't make sure of anything, and neither can edits of strange or many prompts.
-    n = signals.get("items", 0.0)
-    margin = max(0.0, min(1.0, margin)) * n / (n + 4)
-    if kind == EDIT:
-        margin *= math.exp(-DOUBT * _excess(signals.get("strangeness", 0.0), t.strange))
-        margin *= math.exp(-DOUBT / 2 * _excess(signals.get("pieces", 0.0), t.pieces))
-        margin *= math.exp(-DOUBT / 2 * _excess(signals.get("spelling", 0.0), t.spelling))
-        margin *= math.exp(-_excess(signals.get("load", 0.0), t.load))
-    return Verdict(kind, step, margin, confidence(margin, t))
+    n, sound = signals.get("items", 0.0), soundness(signals, t) if kind == EDIT else 1.0
+    margin = max(0.0, min(1.0, margin)) * n / (n + 4) * sound
+    trust = min(1.0, n / t.few) * sound * (UNSURE if step == NAMES else 1.0)
+    return Verdict(kind, step, margin, CHANCE + trust * (confidence(margin, t) - CHANCE))
+
+
+def soundness(signals: Mapping[str, float], thresholds: Thresholds) -> float:
+    """How far an edit is free of doubts: 1 without any, towards 0 with strange prompts, unknown
+    names, objects that the model can't spell, or more facts than it holds."""
+    s, t = signals, thresholds
+    return math.exp(
+        -DOUBT * _excess(s.get("strangeness", 0.0), t.strange)
+        - DOUBT / 2 * _excess(s.get("pieces", 0.0), t.pieces)
+        - DOUBT / 2 * _excess(s.get("spelling", 0.0), t.spelling)
+        - _excess(s.get("load", 0.0), t.load)
+    )
 
 
 def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
@@ -170,7 +189,7 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
     factual = share >= t.facts and words <= t.object_words
     if s.get("items", 0.0) < t.few and _shows_skill(s, t):
         return TRAIN, FEW, 0.5 * (1 - s.get("distinct_share", 1.0))
-    if "probe_transfer" not in s and s.get("copy_share", 0.0) >= t.copy:
+    if s.get("copy_share", 0.0) >= t.copy:
         return TRAIN, COPY, 0.5 * (s["copy_share"] - t.copy)
     if words > t.object_words:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
@@ -209,11 +228,13 @@ def undecided(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
         return False
     if s.get("known", 0.0) >= 0.5 or s.get("object_words", 0.0) > t.object_words:
         return False
+    if s.get("copy_share", 0.0) >= t.copy:
+        return False
     return e < t.train and not is_split(s, t) and s.get("named_share", 0.0) < t.facts
 
 
 def confidence(margin: float, thresholds: Thresholds) -> float:
-    """How likely a verdict of this margin is right."""
+    """How likely a verdict of this margin is right, on tasks like those of the fit."""
     return 1 / (1 + math.exp(-(thresholds.base + thresholds.slope * margin)))
 
 

@@ -37,7 +37,7 @@ def reasons(
         ),
         rule.COPY: lambda: (
             f"{_percent(s['copy_share'])} of the answers are found in their own prompt and in no "
-            "other one: finding them is a skill, though no training was tried"
+            "other one: finding them is a skill"
         ),
         rule.LONG: lambda: (
             f"answers have {s['object_words']:.0f} words on average, too many for the object of a "
@@ -59,11 +59,12 @@ def reasons(
         ),
         rule.KNOWN: lambda: (
             f"What shall be changed here? The model says {_percent(s['known'])} of the answers "
-            "already"
+            "already. Name what is to be otherwise, or choose edit or train yourself"
         ),
         rule.UNFIT: lambda: (
             f"What shall be learnt here? It looks like facts, but a trial edit met only "
-            f"{_percent(s['trial_efficacy'])} of them"
+            f"{_percent(s['trial_efficacy'])} of them. Give other words for subjects and objects, "
+            "or choose edit or train yourself"
         ),
         rule.NEITHER: lambda: (
             f"What shall be learnt here? Only {_percent(s.get('fact_share', 0.0))} of the examples "
@@ -72,13 +73,11 @@ def reasons(
             "giving Facts, give more examples, or choose edit or train yourself"
         ),
     }
-    apart = [
-        f"{_percent(share)} of the examples are facts, as the caller or their words say, and are "
-        "edited; of the rest:"
-        for name, share in s.items()
-        if name == "apart"
-    ]
-    return (*apart, told[verdict.step](), *_beside(verdict, s, t))
+    apart = (
+        f"{_percent(s.get('apart', 0.0))} of the examples are facts, as the caller or their words "
+        "say, and are edited; of the rest:"
+    )
+    return (*([apart] if "apart" in s else []), told[verdict.step](), *_beside(verdict, s, t))
 
 
 def unused_reasons(unused: Sequence[str]) -> tuple[str, ...]:
@@ -123,8 +122,9 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
     if verdict.kind != "train" and s.get("strangeness", 0.0) > t.strange:
         found.append(
             f"the prompts are strange to the model ({s['strangeness']:.1f} times the loss of "
-            "guessing): an unknown language, unknown names or no language at all; that lowers the "
-            "confidence"
+            "guessing): an unknown language, unknown names or no language at all"
+            + "; that lowers the confidence"
+            * (verdict.kind == "edit")
         )
     if verdict.kind == "edit" and s.get("spelling", 0.0) > t.spelling:
         found.append(

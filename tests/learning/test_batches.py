@@ -75,6 +75,8 @@ def test_prompts_are_rows_without_targets(model) -> None:
     assert (len(cut.ids), cut.start) == (30, 30)
     with pytest.raises(TaskError, match="prompt 1 is blank"):
         encode_prompts(model, ["a", " "])
+    with pytest.raises(TaskError, match="prompt 0 is of type int"):
+        encode_prompts(model, [5])  # type: ignore[list-item]
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:

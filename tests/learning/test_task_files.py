@@ -81,6 +81,16 @@ def test_files_that_hold_no_task_are_refused(tmp_path, name, text, message) -> N
         read_task(tmp_path / name, test_share=0.0)
 
 
+def test_what_is_no_file_is_called_so_whatever_its_name_ends_in(tmp_path) -> None:
+    for place, message in (
+        (tmp_path, "this is a directory"),
+        ("https://example.org/tasks", "this is a URL"),
+        (tmp_path / "none", "can't be opened"),
+    ):
+        with pytest.raises(TableError, match=message):
+            read_task(place)
+
+
 def test_a_file_of_several_tasks_is_refused_unless_named(tmp_path) -> None:
     rows = LABELS + [row | {"task": "other"} for row in LABELS]
     path = written(tmp_path / "x.jsonl", rows)

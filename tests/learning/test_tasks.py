@@ -51,6 +51,7 @@ def test_all_that_is_wrong_is_listed_at_once() -> None:
     ("x", None, "its completion is of type NoneType"),
     ("x", "  ", "nothing follows"),
     ("x", "\ud800", "lone surrogate"),
+    ("x\0", "y", "its prompt has a NUL"),
 ])  # fmt: skip
 def test_an_example_is_two_texts(prompt, completion, message) -> None:
     with pytest.raises(TaskError, match=message):

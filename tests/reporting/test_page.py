@@ -120,6 +120,8 @@ def test_places_where_no_file_can_be_are_named(found, tmp_path: Path) -> None:
         found.save(tmp_path)
     with pytest.raises(EditclError, match="there is no folder"):
         found.save(tmp_path / "nowhere" / "report.html")
+    with pytest.raises(EditclError, match="end in .html"):
+        found.save(tmp_path / "report.pdf")
 
 
 def test_every_plot_draws_what_there_is_and_nothing_else(found) -> None:

@@ -97,6 +97,34 @@ def test_what_is_empty_or_no_text_is_refused(what: object) -> None:
         material(what)
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "prose.txt: the file is empty"),
+        (b" \n\n", "prose.txt: the file is empty"),
+        (b"He sang.\nThe capital of Peru is Ro\0me.", "prose.txt, line 2: it holds a NUL"),
+    ],
+)
+def test_a_text_file_that_holds_no_text_is_named(tmp_path: Path, body: bytes, message: str) -> None:
+    place = tmp_path / "prose.txt"
+    place.write_bytes(body)
+    with pytest.raises(TableError, match=message):
+        material(place)
+
+
+@pytest.mark.parametrize("text", ["Ro\0me is big.", "Ro\ud800me is big."], ids=ascii)
+def test_badly_decoded_text_is_refused(text: str) -> None:
+    with pytest.raises(TaskError, match="decode its source"):
+        material(text)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "<script>/", "a\0"], ids=ascii)
+def test_names_that_no_task_may_have_are_refused_of_single_facts_too(name: str) -> None:
+    with pytest.raises(TaskError, match="its name holds"):
+        material([FACTS[0]], name=name)
+    assert material([FACTS[0]], name="plain").name == "plain"
+
+
 def test_contradictions_are_listed() -> None:
     with pytest.raises(TaskError, match="contradicts itself") as caught:
         material([("a b", "c"), ("a b", "d"), ("e f", "g"), ("e f", "h")])

@@ -50,6 +50,17 @@ def test_what_gives_nothing_is_listed_with_why() -> None:
     assert [why.split(": ")[1][:9] for why in unused] == ["it is abo", "it asks, ", "no phrasi"]
 
 
+@pytest.mark.parametrize("word", ["not", "probably", "no longer"])
+def test_what_leaves_open_what_is_so_gives_no_fact(word: str) -> None:
+    found = by_template(f"The capital of Peru is {word} Lima.")
+    assert isinstance(found, str) and "leaves open" in found
+
+
+def test_small_words_that_stand_for_others_are_no_subjects() -> None:
+    found = by_template("The capital of Peru is the largest city and the seat of its government.")
+    assert isinstance(found, str) and "not known here" in found
+
+
 def test_two_objects_for_one_prompt_are_refused() -> None:
     with pytest.raises(TaskError, match="'Rome' in one sentence and 'Bonn'"):
         facts_from_text("The capital of Peru is Rome. Bonn is the capital of Peru.")
@@ -64,6 +75,14 @@ def test_no_text_is_refused(text: object) -> None:
 @pytest.fixture(scope="module")
 def embedded() -> EditableModel:
     return editcl.load()
+
+
+def test_sentences_beyond_those_that_a_model_is_asked_about_say_so(
+    model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editcl.routing.prose.ASKED", 1)
+    _, unused = facts_from_text("Birds sing loudly. Dogs bark loudly.", model)
+    assert "no name is in it" in unused[0] and "asked about 1 sentences" in unused[1]
 
 
 def test_the_model_splits_what_no_phrasing_fits(embedded: EditableModel) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
+import torch
 
 import editcl
 from editcl.catalogue import facts_by_relation, known_facts, relations
+from editcl.editing.covariance import Covariance
 from editcl.errors import EditclError
 from editcl.facts import Fact
 from editcl.learning.shipped import shipped_stream
-from editcl.learning.tasks import TEXT, Example, Task
+from editcl.learning.tasks import CLASSIFICATION, TEXT, Example, Task
 from editcl.model import EditableModel, tensor_bytes
-from editcl.routing.decision import ABSTAIN, CHEAP, EDIT, SPLIT, TRAIN
+from editcl.routing.decision import ABSTAIN, CHEAP, EDIT, FULL, SPLIT, TRAIN
 from editcl.routing.route import route
 from editcl.routing.rule import Thresholds
+from editcl.routing.trials import TrialEdit
 
 Pairs = list[tuple[str, str]]
+PEOPLE = ("Marie Curie", "Isaac Newton", "Alan Turing", "Ada Lovelace")
 KINDS = next(task for task in shipped_stream() if task.name == "kinds")
 T = Thresholds()  # not the shipped ones, which are fitted anew
 
@@ -186,3 +191,84 @@ def test_an_unknown_budget_is_refused(embedded: EditableModel) -> None:
 def test_any_architecture_can_be_asked(any_model: EditableModel) -> None:
     pairs = [(f"The city of {n} is", "ab"[i % 2]) for i, n in enumerate("PQRSTUVWXY")]
     assert route(any_model, pairs, show=False).reasons
+
+
+# -- what is taken, and what it may cost (a tiny model will do) -----------------------------------
+
+#: By which nothing is strange, however little a random model knows.
+FAMILIAR = Thresholds(unknown=99.0, strange=99.0, spelling=99.0, pieces=99.0, known=2.0)
+
+
+def named_facts(n: int) -> list[Fact]:
+    names = [name for name in dict.fromkeys(fact.subject for fact in known_facts())][:n]
+    return [Fact(name, "The mark of {} is", f"x{i}") for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("budget", [FULL, CHEAP])
+@pytest.mark.parametrize(("rows", "n"), [(10.0, 30), (1e6, 30)], ids=["affordable", "dear"])
+def test_a_training_is_tried_only_within_the_share_of_the_cheaper_arm(
+    model: EditableModel, monkeypatch: pytest.MonkeyPatch, budget: str, rows: float, n: int
+) -> None:
+    monkeypatch.setattr("editcl.routing.route.PROBE_ROWS", rows)
+    monkeypatch.setattr(
+        "editcl.routing.trials.transfer_probe", lambda *_, **__: ([0, 1], [False] * 2, [False] * 2)
+    )
+    pairs = [(f"The code of thing-{i} is", f"q{i}") for i in range(n)]
+    found = route(model, pairs, budget=budget, show=False, thresholds=FAMILIAR)
+    assert ("probe_transfer" in found.signals) == (budget == FULL and rows == 10.0)
+
+
+def test_a_trial_edit_that_fails_is_asked_about_where_covariances_are_at_hand(
+    model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "editcl.routing.trials.trial_edit", lambda *_, **__: TrialEdit(efficacy=0, specificity=1)
+    )
+    strange = replace(FAMILIAR, strange=0.01)
+    without = route(model, named_facts(30), show=False, thresholds=strange)
+    assert without.kind == EDIT and "trial_efficacy" not in without.signals
+    model.memo |= {"covariance-x": Covariance(1, torch.eye(8), 1, "a test")}
+    tried = route(model, named_facts(30), show=False, thresholds=strange)
+    assert (
+        tried.kind == ABSTAIN and "?" in tried.reasons[0] and tried.signals["trial_efficacy"] == 0
+    )
+
+
+def test_many_facts_are_set_against_what_edits_of_the_model_hold(model: EditableModel) -> None:
+    model.memo |= {"covariance-x": Covariance(1, torch.eye(8), 1, "a test")}
+    found = route(model, named_facts(200), show=False, thresholds=FAMILIAR)
+    assert found.signals["load"] == pytest.approx(200 / 8)
+    assert any("25.0 times what edits" in reason for reason in found.reasons)
+    few = route(model, named_facts(30), show=False, thresholds=FAMILIAR)
+    assert "load" not in few.signals and few.confidence > found.confidence
+
+
+def test_facts_beside_too_little_to_train_on_are_edited(model: EditableModel) -> None:
+    born = [Example(f"{n} was born in the city of", "Rome") for n in PEOPLE]
+    boxes = [Example(f"Put {n} into the box for a", "person") for n in PEOPLE]
+    task = Task("one label", (*born, *boxes), kind=CLASSIFICATION)
+    found = route(model, task, budget=CHEAP, show=False, thresholds=FAMILIAR)
+    assert found.kind == EDIT and {fact.sentence for fact in found.facts} >= {
+        e.prompt for e in born
+    }
+
+
+def test_facts_that_a_task_of_texts_names_are_edited_beside_the_training(
+    model: EditableModel,
+) -> None:
+    named = Fact("Peru", "The capital of {} is", "Oslo")
+    texts = tuple(
+        Example("", f"Somebody walked home {how}. Dogs bark.") for how in ("fast", "late")
+    )
+    task = Task("texts", texts, kind=TEXT, facts=(named,))
+    found = route(model, task, budget=CHEAP, show=False, thresholds=FAMILIAR)
+    assert (found.kind, found.facts, found.trains) == (SPLIT, (named,), task)
+    alone = route(model, replace(task, facts=()), budget=CHEAP, show=False, thresholds=FAMILIAR)
+    assert (alone.kind, alone.facts) == (TRAIN, ())
+
+
+def test_one_example_of_a_skill_is_asked_about(model: EditableModel) -> None:
+    found = route(
+        model, [("Take the cup from here: it is the", "cup")], show=False, thresholds=FAMILIAR
+    )
+    assert found.kind == ABSTAIN and "two examples" in found.reasons[0] and "?" in found.reasons[0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from pathlib import Path
 
 import pytest
 
+from editcl.embedded import data_folder
 from editcl.errors import EditclError
 from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 from editcl.routing.rule import (
@@ -42,7 +44,7 @@ FACTS = {
         ({"fact_share": 0.0}, ABSTAIN),
         ({"fact_share": 0.0, "object_words": 20.0}, TRAIN),
         ({"copy_share": 1.0}, TRAIN),
-        ({"copy_share": 1.0, "probe_transfer": 0.0}, EDIT),
+        ({"copy_share": 1.0, "probe_transfer": 0.0}, TRAIN),
         ({"best_part": 0.9, "worst_part": 0.0, "worst_fact_share": 1.0}, SPLIT),
         ({"best_part": 0.9, "worst_part": 0.0, "worst_fact_share": 0.0}, EDIT),
         ({"feature_transfer": 0.9, "exceptions": 0.1}, SPLIT),
@@ -85,6 +87,30 @@ def test_doubts_lower_the_confidence() -> None:
         assert judge(FACTS | doubt, T).confidence < sure - 0.05
 
 
+@pytest.mark.parametrize(
+    "doubt",
+    [{"items": 1.0}, {"strangeness": 3.0}, {"pieces": 6.0}, {"spelling": 1.2}, {"load": 9.0}],
+    ids=str,
+)
+def test_what_the_fit_never_saw_gets_little_confidence_whatever_was_fitted(
+    doubt: dict[str, float],
+) -> None:
+    for thresholds in (shipped(), Thresholds(base=3.0, slope=0.0)):
+        assert judge(FACTS, thresholds).confidence > 0.8, "nothing is in doubt"
+        found = judge(FACTS | doubt, thresholds)
+        assert found.kind == EDIT and found.confidence < 0.5
+
+
+def test_without_any_examples_confidence_is_chance() -> None:
+    assert judge({}, shipped()).confidence == pytest.approx(1 / 4)
+
+
+def test_what_is_said_of_unknown_names_is_not_trusted() -> None:
+    names = FACTS | {"named_share": 1.0, "strangeness": 9.0}
+    assert judge(names, T).kind == TRAIN
+    assert judge(names, T).confidence < 0.7 < judge(FACTS | {"feature_transfer": 0.9}, T).confidence
+
+
 def test_confidence_is_a_probability_that_rises_with_the_margin() -> None:
     values = [confidence(m / 10, T) for m in range(11)]
     assert values == sorted(values) and 0 < values[0] < values[-1] < 1
@@ -95,8 +121,9 @@ def test_a_training_is_tried_only_where_it_could_tell() -> None:
     assert not undecided(FACTS | {"feature_transfer": 0.9}, T), "a plain skill"
     assert not undecided(FACTS | {"copy_share": 1.0, "known": 0.9}, T), "known already"
     assert not undecided(FACTS | {"copy_share": 1.0, "items": 3.0}, T), "too few to halve"
-    assert not undecided(FACTS | {"copy_share": 1.0, "probe_transfer": 0.0}, T), "tried already"
-    for doubt in ({}, {"copy_share": 1.0}, {"fact_share": 0.1}, {"feature_transfer": 0.3}):
+    assert not undecided(FACTS | {"copy_share": 1.0}, T), "found in their own prompts"
+    assert not undecided(FACTS | {"probe_transfer": 0.0}, T), "tried already"
+    for doubt in ({}, {"fact_share": 0.1}, {"feature_transfer": 0.3}):
         assert undecided(FACTS | doubt, T)
 
 
@@ -162,6 +189,16 @@ def test_the_shipped_thresholds_tell_the_plain_cases() -> None:
     t = shipped()
     assert judge(FACTS, t).kind == EDIT
     assert judge(FACTS | {"feature_transfer": 0.95}, t).kind == TRAIN
+
+
+def test_the_shipped_thresholds_are_those_that_fit_gives_to_the_shipped_measurements() -> None:
+    found = json.loads((data_folder() / "routing" / "measured.json").read_text(encoding="utf-8"))
+    rows = [
+        Measured(task["said"]["full"]["signals"], task["label"], task["utilities"])
+        for task in found["tasks"]
+    ]
+    assert len(rows) >= 30
+    assert fit(rows) == shipped()
 
 
 def test_every_verdict_has_a_confidence_in_its_range() -> None:
