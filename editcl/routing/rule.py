@@ -189,7 +189,7 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
     factual = share >= t.facts and words <= t.object_words
     if s.get("items", 0.0) < t.few and _shows_skill(s, t):
         return TRAIN, FEW, 0.5 * (1 - s.get("distinct_share", 1.0))
-    if s.get("copy_share", 0.0) >= t.copy:
+    if "probe_transfer" not in s and s.get("copy_share", 0.0) >= t.copy:
         return TRAIN, COPY, 0.5 * (s["copy_share"] - t.copy)
     if words > t.object_words:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
@@ -227,8 +227,6 @@ def undecided(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
     if "probe_transfer" in s or s.get("items", 0.0) < t.few or s.get("texts"):
         return False
     if s.get("known", 0.0) >= 0.5 or s.get("object_words", 0.0) > t.object_words:
-        return False
-    if s.get("copy_share", 0.0) >= t.copy:
         return False
     return e < t.train and not is_split(s, t) and s.get("named_share", 0.0) < t.facts
 

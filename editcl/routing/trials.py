@@ -31,9 +31,9 @@ from editcl.routing.reading import read
 
 METHOD = "memit"
 ROWS = 8  # of a step of the short training
-STEPS = 12
+STEPS = 16
 LR = 6e-3  # few steps need long ones
-JUDGED = 16  # held-out examples of the short training
+JUDGED = 24  # held-out examples of the short training
 TRIED = 1  # facts of a trial edit; each takes as long as a short training
 FACTS_PER_DIRECTION = 1.0  # of the keys; 1,000 facts hold on the embedded model, which has 970
 WATCHED = 8  # prompts whose answers a trial edit should leave alone

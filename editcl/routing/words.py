@@ -37,7 +37,7 @@ def reasons(
         ),
         rule.COPY: lambda: (
             f"{_percent(s['copy_share'])} of the answers are found in their own prompt and in no "
-            "other one: finding them is a skill"
+            "other one: finding them is a skill, though no training was tried"
         ),
         rule.LONG: lambda: (
             f"answers have {s['object_words']:.0f} words on average, too many for the object of a "

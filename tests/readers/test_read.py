@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import time
 
 import pandas as pd
 import pytest
@@ -167,16 +166,15 @@ def test_a_kind_that_is_named_overrules_what_the_keys_say(write, refused) -> Non
     assert "column 'requested_rewrite.subject': it is missing" in refused(path, kind="counterfact")
 
 
-def test_ten_thousand_rows_take_about_a_second(tmp_path) -> None:
+def test_ten_thousand_rows_are_read_in_their_order(tmp_path) -> None:
     path = tmp_path / "facts.csv"
     with path.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["subject", "prompt", "new_object", "old_object", "paraphrase"])
         for i in range(10_000):
             out.writerow([f"Person {i} of Town", "{} lives, now, in", f"City {i % 7}", "", "{} is"])
-    started = time.process_time()
-    assert len(read_table(path).rows) == 10_000
-    assert time.process_time() - started < 4  # under the run-time checks of tests
+    rows = read_table(path).rows
+    assert [row.subject for row in rows] == [f"Person {i} of Town" for i in range(10_000)]
 
 
 def test_one_malformed_row_among_ten_thousand_is_named(write, refused) -> None:

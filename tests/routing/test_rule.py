@@ -44,7 +44,7 @@ FACTS = {
         ({"fact_share": 0.0}, ABSTAIN),
         ({"fact_share": 0.0, "object_words": 20.0}, TRAIN),
         ({"copy_share": 1.0}, TRAIN),
-        ({"copy_share": 1.0, "probe_transfer": 0.0}, TRAIN),
+        ({"copy_share": 1.0, "probe_transfer": 0.0}, EDIT),
         ({"best_part": 0.9, "worst_part": 0.0, "worst_fact_share": 1.0}, SPLIT),
         ({"best_part": 0.9, "worst_part": 0.0, "worst_fact_share": 0.0}, EDIT),
         ({"feature_transfer": 0.9, "exceptions": 0.1}, SPLIT),
@@ -121,9 +121,8 @@ def test_a_training_is_tried_only_where_it_could_tell() -> None:
     assert not undecided(FACTS | {"feature_transfer": 0.9}, T), "a plain skill"
     assert not undecided(FACTS | {"copy_share": 1.0, "known": 0.9}, T), "known already"
     assert not undecided(FACTS | {"copy_share": 1.0, "items": 3.0}, T), "too few to halve"
-    assert not undecided(FACTS | {"copy_share": 1.0}, T), "found in their own prompts"
     assert not undecided(FACTS | {"probe_transfer": 0.0}, T), "tried already"
-    for doubt in ({}, {"fact_share": 0.1}, {"feature_transfer": 0.3}):
+    for doubt in ({}, {"copy_share": 1.0}, {"fact_share": 0.1}, {"feature_transfer": 0.3}):
         assert undecided(FACTS | doubt, T)
 
 
