@@ -7,6 +7,7 @@ the tests call (jaxtyping, beartype). Nothing here reaches for a network.
 from __future__ import annotations
 
 import os
+import sys
 
 # Before the first import of huggingface_hub and tokenizers, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,6 +28,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import editcl
+from editcl import cli
 from editcl.model import EditableModel
 
 # No test judges time: a slow machine must not fail one.
@@ -106,3 +108,33 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny model, for commands that load one."""
+    path = tmp_path_factory.mktemp("models") / "model"
+    tiny.build("gpt2").save_pretrained(path)
+    tiny.byte_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Calls `editcl` in this process: (exit status, standard output, standard error)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["editcl", *map(str, arguments)])
+        capsys.readouterr()  # what fixtures wrote
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call

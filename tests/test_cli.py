@@ -11,7 +11,6 @@ import pytest
 import tiny
 import torch
 
-from editcl import cli
 from editcl.loading import load
 
 PROMPT = "{} is located in the city of"
@@ -26,24 +25,6 @@ def folder(tmp_path: Path, tokenizer, monkeypatch) -> Path:
     tiny.build("gpt2").save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Calls `editcl` in this process: (exit status, standard output, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["editcl", *map(str, arguments)])
-        capsys.readouterr()  # what fixtures wrote
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def edit_arguments(folder: Path, log: Path) -> list[object]:

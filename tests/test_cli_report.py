@@ -3,43 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import pytest
-import tiny
-
-from editcl import cli
-
 WORDS = ("Paris", "Rome", "Apple", "Tower", "Music", "city", "Bayern", "Berlin")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A saved tiny model."""
-    path = tmp_path_factory.mktemp("models") / "model"
-    tiny.build("gpt2").save_pretrained(path)
-    tiny.byte_tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Calls `editcl` in this process: (exit status, standard output, standard error)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["editcl", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def lines(path: Path, rows: list[dict[str, str]]) -> Path:
