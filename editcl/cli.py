@@ -11,6 +11,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ import typer
 from editcl.errors import EditclError, TableError
 
 if TYPE_CHECKING:
+    from editcl.benchmarks.large import LargeEdit, LargeLearn
     from editcl.evaluation import Case
     from editcl.learning.skills import Skills
     from editcl.learning.tasks import Task
@@ -882,6 +884,43 @@ def bench_mass(
     if sequence_picture is not None and found.comparison is not None:
         _save_picture(found.comparison, sequence_picture)
     _emit(as_json, found.to_dict(), lambda: show_mass(found))
+
+
+@bench_app.command("large")
+def bench_large(
+    part: Annotated[
+        str, typer.Option(help="What is measured: edit or learn.")
+    ] = "edit",
+    shape: Annotated[
+        str | None,
+        typer.Option(help="gpt-j-6b, gpt2-xl, llama-1b or tiny; default: by part."),
+    ] = None,
+    n_facts: Annotated[int, typer.Option("--n", min=1, help="Facts edited together.")] = 1000,
+    n_published: Annotated[
+        int, typer.Option(min=1, help="Facts that the published procedure runs on.")
+    ] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Of each training that is timed.")] = 10,
+    rows: Annotated[int, typer.Option(min=1, help="Of a training step, 512 tokens each.")] = 8,
+    device: Device = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Speed and memory on large models with random weights; meant for a GPU."""
+    from editcl.benchmarks.large import bench_large_edit, bench_large_learn
+    from editcl.console import show_large
+
+    where = {"device": device, "dtype": dtype, "seed": seed}
+    if part not in ("edit", "learn"):
+        raise EditclError(f"--part is edit or learn, got {part!r}.")
+    found: LargeEdit | LargeLearn
+    if part == "edit":
+        found = bench_large_edit(
+            shape or "gpt-j-6b", n_facts=n_facts, n_published=n_published, **where
+        )
+    else:
+        found = bench_large_learn(shape or "llama-1b", steps=steps, rows=rows, **where)
+    _emit(as_json, asdict(found), lambda: show_large(found))
 
 
 @bench_app.command("learn")

@@ -6,6 +6,7 @@ Texts from models, logs and files are shown as they are, never as markup or term
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from editcl.log.skill import Skill
 
 if TYPE_CHECKING:
     from editcl.benchmarks.edit import EditBenchmark
+    from editcl.benchmarks.large import LargeEdit, LargeLearn
     from editcl.benchmarks.learn import LearnBenchmark
     from editcl.benchmarks.mass import MassBenchmark
     from editcl.benchmarks.route import RouteBenchmark
@@ -359,6 +361,11 @@ def show_mass(found: MassBenchmark) -> None:
             table.add_row(str(cost.n_facts), *seconds, *memory)
         out.print(table)
         out.print(plain(f"seconds: {found.growth.seconds}; added MiB: {found.growth.added}"))
+
+
+def show_large(found: LargeEdit | LargeLearn) -> None:
+    """Every figure on a line."""
+    console().print(_figures_table(asdict(found)))
 
 
 def show_learn(found: LearnBenchmark) -> None:

@@ -62,8 +62,8 @@ def load(
         EditclError: the folder is missing or incomplete, or the hub can't be reached.
         UnsupportedModel: the architecture has no dense down-projection that can be written.
     """
-    target = _device(device)
-    wanted = _dtype(dtype)
+    target = choose_device(device)
+    wanted = choose_dtype(dtype)
     embedded = name_or_folder is None
     source = model_folder() if name_or_folder is None else _source(name_or_folder)
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
@@ -139,7 +139,7 @@ class _Known:
 # -- what is asked for --------------------------------------------------------------------------
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def choose_device(device: torch.device | str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -152,7 +152,7 @@ def _device(device: torch.device | str | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def choose_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):

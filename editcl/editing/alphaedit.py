@@ -21,9 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editcl.editing.batch import SubjectKeys, look_ahead, subject_groups
+from editcl.editing.batch import SubjectKeys, earlier_moments, look_ahead
 from editcl.editing.covariance import Covariance
-from editcl.editing.keys import subject_keys
 from editcl.editing.memit import solve_spd
 from editcl.editing.plan import Plan, Solution
 from editcl.facts import Fact
@@ -72,23 +71,18 @@ def projected(
 
 def alphaedit(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
     """AlphaEdit with the plan's layers and the plan's earlier facts."""
-    again = {fact.subject.casefold() for fact in facts}
-    earlier = [fact for fact in plan.earlier if fact.subject.casefold() not in again]
     spaces = {layer: null_space(plan.covariances[layer]) for layer in plan.layers}
+    protected = [0]
 
     def metric(keys: Mapping[int, SubjectKeys]) -> Mapping[int, Tensor]:
-        held: dict[int, Tensor | None] = dict.fromkeys(keys)
-        if earlier:
-            known = subject_keys(model, earlier, list(keys), plan.contexts[:1])
-            groups = subject_groups(earlier)
-            held = {layer: SubjectKeys.of(known[layer], groups).moment for layer in keys}
-        own = {layer: NullSpace(spaces[layer], held[layer]) for layer in keys}
+        held, protected[0] = earlier_moments(model, facts, plan, list(keys))
+        own = {layer: NullSpace(spaces[layer], held.get(layer)) for layer in keys}
         return projected(own, keys, plan.preservation)
 
     solution = look_ahead(model, facts, plan, metric)
     details = {
         **solution.details,
         "null_space": {str(layer): basis.shape[1] for layer, basis in spaces.items()},
-        "protected_facts": len(earlier),
+        "protected_facts": protected[0],
     }
     return Solution(solution.updates, solution.values, details)

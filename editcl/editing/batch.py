@@ -91,6 +91,24 @@ def subject_groups(facts: Sequence[Fact]) -> list[int]:
     return [numbers.setdefault(fact.subject.casefold(), len(numbers)) for fact in facts]
 
 
+def earlier_moments(
+    model: EditableModel, facts: Sequence[Fact], plan: Plan, layers: Sequence[int]
+) -> tuple[dict[int, Float[Tensor, "d_mlp d_mlp"]], int]:
+    """sum_e mean_j k_ej k_ej^T of the subjects e of earlier edits, by layer, and of how many facts.
+
+    Subjects that are edited again are left out: to hold their keys would forbid the edit. What
+    their earlier facts say is held while v* is sought instead.
+    """
+    again = {fact.subject.casefold() for fact in facts}
+    earlier = [fact for fact in plan.earlier if fact.subject.casefold() not in again]
+    if not earlier:
+        return {}, 0
+    found = subject_keys(model, earlier, list(layers), plan.contexts)
+    groups = subject_groups(earlier)
+    moments = {layer: SubjectKeys.of(keys, groups).moment for layer, keys in found.items()}
+    return moments, len(earlier)
+
+
 def spread(
     model: EditableModel,
     facts: Sequence[Fact],

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JUDGED = ("efficacy", "paraphrase", "specificity", "same_subject")
+GAINED = JUDGED[:2]  # what an edit brings; the others it can only keep
+KNOWN = 0.5  # least share of the unedited model, for what an edit keeps to tell layers apart
+LEAST = 0.01
 LEAST_FACTS = 4
 
 
@@ -148,6 +151,8 @@ def try_layers(
     facts = [case.fact for case in cases]
     essence = essence_prompts(model, facts)
     rephrased = [rephrasings(fact) for fact in facts]
+    unedited = evaluate(model, cases).summary()
+    judged = [name for name in JUDGED if name in GAINED or (unedited.get(name) or 0) >= KNOWN]
     bar = progress(layers, "calibrating: trial edits by layer")
 
     def try_layer(layer: int) -> dict[str, float]:
@@ -162,7 +167,7 @@ def try_layers(
             with tried(model, [rank_one(model.down_projection(layer), u, values.delta[i])]):
                 results.append(evaluate(model, [case]))
         size = float((values.delta.norm(dim=-1) / values.residual_norm).mean())
-        return _scores(Evaluation.join(results), size)
+        return _scores(Evaluation.join(results), judged, size)
 
     location = locate(model, (), by="sweep", try_layer=try_layer, layers=layers)
     next(bar, None)
@@ -203,12 +208,15 @@ def known_cases(model: EditableModel, count: int, seed: int) -> list[Case]:
     return [case_of(fact, rng) for fact in taken]
 
 
-def _scores(evaluation: Evaluation, size: float) -> dict[str, float]:
-    """Harmonic mean of what is there of `JUDGED`: CounterFact's score, and the same subject."""
+def _scores(evaluation: Evaluation, judged: Sequence[str], size: float) -> dict[str, float]:
+    """Harmonic mean of what is there of the judged: CounterFact's score, and the same subject.
+
+    None counts as less than LEAST: the mean of a nought says nothing of the other measures.
+    """
     summary = evaluation.summary()
     measures = {name: summary[name] for name in JUDGED if summary.get(name) is not None}
-    least = min(measures.values())
-    score = len(measures) / sum(1 / v for v in measures.values()) if least > 0 else 0.0
+    counted = [max(value, LEAST) for name, value in measures.items() if name in judged]
+    score = len(counted) / sum(1 / value for value in counted)
     return {"score": score, **measures, "delta_over_residual": size}
 
 

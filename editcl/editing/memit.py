@@ -11,6 +11,10 @@ mean alone, as in rome.py), R what is left for layer l. Departures from the auth
 
   as each one's metric: what the model knows, and what a subject's keys differ by. At one layer
   this is the equation above. `published` divides the residual evenly instead.
+- keys of earlier edits' subjects are asked for no change, as AlphaEdit does: A_m has their moments
+  sum_e mean_j k_ejm k_ejm^T too. Least squares then goes on recursively, and batch after batch
+  comes near to what one batch of all the facts would have given; without it later batches write
+  over earlier ones;
 - lambda is free of scale, preservation * median_g sum_m k_gm^T C_m^-1 k_gm, so that a single fact
   is met up to 1 / (1 + preservation) on any model, whatever the batch; theirs is 15,000 to 20,000,
   which suppresses every edit of a small model.
@@ -21,12 +25,13 @@ Solved in float64 by Cholesky.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editcl.editing.batch import SubjectKeys, look_ahead, spread
+from editcl.editing.batch import SubjectKeys, earlier_moments, look_ahead, spread
 from editcl.editing.covariance import Covariance
 from editcl.editing.plan import Plan, Solution
 from editcl.facts import Fact
@@ -34,17 +39,21 @@ from editcl.model import EditableModel
 
 
 def preserving(
-    covariances: Mapping[int, Covariance], keys: Mapping[int, SubjectKeys], preservation: float
+    covariances: Mapping[int, Covariance],
+    keys: Mapping[int, SubjectKeys],
+    preservation: float,
+    earlier: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> dict[int, Tensor]:
     """A^-1 K [d_mlp, n_subjects] of each layer, A as above."""
     means = {layer: own.means for layer, own in keys.items()}
     weight = preservation * _mass(covariances, means)
-    return {
-        layer: solve_spd(
-            weight * covariances[layer].moment.double() + keys[layer].moment - k @ k.T, k
-        )
-        for layer, k in means.items()
-    }
+    found = {}
+    for layer, k in means.items():
+        moment = weight * covariances[layer].moment.double() + keys[layer].moment
+        if layer in earlier:
+            moment += earlier[layer]
+        found[layer] = solve_spd(moment - k @ k.T, k)
+    return found
 
 
 def least_squares(
@@ -75,12 +84,16 @@ def solve_spd(
 
 
 def memit(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
-    """MEMIT with the plan's layers, those left solved for together."""
+    """MEMIT with the plan's layers, those left solved for together, earlier facts held."""
+    protected = [0]
 
     def metric(keys: Mapping[int, SubjectKeys]) -> Mapping[int, Tensor]:
-        return preserving(plan.covariances, keys, plan.preservation)
+        held, protected[0] = earlier_moments(model, facts, plan, list(keys))
+        return preserving(plan.covariances, keys, plan.preservation, held)
 
-    return look_ahead(model, facts, plan, metric)
+    solution = look_ahead(model, facts, plan, metric)
+    details = {**solution.details, "protected_facts": protected[0]}
+    return Solution(solution.updates, solution.values, details)
 
 
 def published(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:

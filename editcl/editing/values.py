@@ -36,7 +36,8 @@ from editcl.model import EditableModel, Hook, micro_batches
 from editcl.partial import SuffixRun, adds_what_it_writes, frozen_parameters
 from editcl.progress import progress
 
-MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take, about
+MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take on a CPU, about
+SHARE = 8  # on a GPU: one part in so many of all that it has
 PART = 256  # tokens that are worth a pass of their own
 
 _CHOICES = {
@@ -231,11 +232,13 @@ def _tokens_that_fit(model: EditableModel, layer: int) -> int:
 
     A fixed amount rather than what is free just now: what a fact gets must not depend on what else
     the machine does. Per token and block about 12 d_model + 3 d_mlp numbers are kept for the way
-    back, and at predicted positions, about a quarter of all, five rows of the vocabulary.
+    back, and at predicted positions, about a quarter of all, five rows of the vocabulary, float32.
     """
-    blocks = model.n_layers - layer
-    numbers = blocks * (12 * model.d_model + 3 * model.d_mlp) + 5 * model.d_vocab // 4
-    return max(512, MEMORY // (4 * numbers))
+    memory = MEMORY
+    if model.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory // SHARE
+    numbers = (model.n_layers - layer) * (12 * model.d_model + 3 * model.d_mlp)
+    return max(512, memory // (model.dtype.itemsize * numbers + 5 * model.d_vocab))
 
 
 def join_values(parts: Sequence[Values]) -> Values:

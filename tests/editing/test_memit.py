@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import editcl
-from editcl.editing.batch import SubjectKeys
+from editcl.editing.batch import SubjectKeys, joint_directions
 from editcl.editing.covariance import Covariance, measure
 from editcl.editing.essence import PUBLISHED
 from editcl.editing.keys import subject_keys
-from editcl.editing.memit import least_squares, memit, solve_spd
+from editcl.editing.memit import least_squares, memit, preserving, solve_spd
 from editcl.editing.methods import PLAIN_PRESET
 from editcl.editing.rome import mean_direction
 from editcl.editing.trial import tried
@@ -121,7 +121,40 @@ def test_solving_a_singular_system_is_finite() -> None:
     assert torch.allclose(solved[:, 0], torch.tensor([1.0, 0, 0, 0]).double(), atol=1e-6)
 
 
+def test_batch_after_batch_with_earlier_keys_held_is_one_batch_of_all() -> None:
+    """Recursive least squares: the theorem behind protecting what earlier edits wrote."""
+    whole = batches.problem(n_subjects=6, n_contexts=1)
+    rows, residual, weight = whole.keys.rows, whole.residual, 0.7
+    first, second = (SubjectKeys.of(part[:, None], range(3)) for part in (rows[:3], rows[3:]))
+
+    def directions(keys: SubjectKeys, earlier: dict[int, Tensor]) -> Tensor:
+        mass = (keys.means * whole.covariance.solve(keys.means)).sum(0).median()
+        solved = preserving({0: whole.covariance}, {0: keys}, weight / float(mass), earlier)
+        return joint_directions({0: keys}, solved)
+
+    delta = directions(first, {}) @ residual[:3]
+    left = residual[3:] - rows[3:] @ delta  # v* of the second batch is sought on the edited model
+    held = delta + directions(second, {0: first.moment}) @ left
+    system = weight * whole.moment + rows.T @ rows
+    assert torch.allclose(held, torch.linalg.solve(system, rows.T @ residual), atol=1e-6)
+    free = delta + directions(second, {}) @ left
+    assert not torch.allclose(free, held, atol=1e-2)  # the control: without, it is another matrix
+
+
 # -- on a model ------------------------------------------------------------------------------------
+
+
+def test_earlier_facts_keep_their_values_better_than_without_protection(
+    model: EditableModel,
+) -> None:
+    earlier = (Fact("Big Ben", "{} is in", "Oslo", "London"),)
+    plan = plan_for(model, FACTS, (1,), preservation=0.1)
+    free = memit(model, FACTS, plan)
+    held = memit(model, FACTS, replace(plan, earlier=earlier))
+    assert free.details["protected_facts"] == 0 and held.details["protected_facts"] == 1
+    key = subject_keys(model, earlier, [1], [""])[1][:, 0]
+    moved = [float((key @ s.updates[0].dense()).norm()) for s in (held, free)]
+    assert moved[0] < 0.5 * moved[1]
 
 
 def test_the_update_is_the_equation_on_the_models_keys(model: EditableModel) -> None:
