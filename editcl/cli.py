@@ -888,9 +888,7 @@ def bench_mass(
 
 @bench_app.command("large")
 def bench_large(
-    part: Annotated[
-        str, typer.Option(help="What is measured: edit or learn.")
-    ] = "edit",
+    part: Annotated[str, typer.Option(help="What is measured: edit or learn.")] = "edit",
     shape: Annotated[
         str | None,
         typer.Option(help="gpt-j-6b, gpt2-xl, llama-1b or tiny; default: by part."),

@@ -140,6 +140,11 @@ class _Known:
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
+    """The device that is meant; by default the first CUDA device, or else the CPU.
+
+    Raises:
+        EditclError: it can't be used.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -153,6 +158,11 @@ def choose_device(device: torch.device | str | None) -> torch.device:
 
 
 def choose_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The number format that is meant, also by name; None stays None.
+
+    Raises:
+        EditclError: it is no floating-point format.
+    """
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):

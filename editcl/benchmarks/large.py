@@ -238,8 +238,8 @@ def bench_large_edit(
         plain_seconds.append(seconds)
     sample = facts[:: max(1, len(facts) // SAMPLE)][:SAMPLE]
     _, own_seconds = _timed(model, lambda: values(sample))
-    own_losses = alone.loss.cpu()
-    errors = (own_losses - torch.tensor(plain_values)).abs()
+    own_losses = alone.loss.tolist()
+    errors = [abs(a - b) for a, b in zip(own_losses, plain_values, strict=True)]
 
     tokens = covariance_tokens * model.d_mlp
     measured, covariance_seconds = _timed(
@@ -273,8 +273,8 @@ def bench_large_edit(
         steps=STEPS,
         values_per_second=(ours, theirs),
         values_speedup=ours / theirs,
-        values_loss=(float(own_losses.median()), statistics.median(plain_values)),
-        values_loss_error=(float(errors.median()), float(errors.max())),
+        values_loss=(statistics.median(own_losses), statistics.median(plain_values)),
+        values_loss_error=(statistics.median(errors), max(errors)),
         covariance_tokens=tokens,
         covariance_seconds=covariance_seconds,
         values_seconds=values_seconds,

@@ -37,8 +37,9 @@ from editcl.partial import SuffixRun, adds_what_it_writes, frozen_parameters
 from editcl.progress import progress
 
 MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take on a CPU, about
-SHARE = 8  # on a GPU: one part in so many of all that it has
-PART = 256  # tokens that are worth a pass of their own
+SHARE = 4  # on a GPU: one part in so many of all that it has
+PART = 256  # tokens that are worth a pass of their own on a CPU
+GPU_PART = 2048  # on a GPU, which fewer tokens leave idle
 
 _CHOICES = {
     "scale": ("residual", "absolute", "hidden"),
@@ -363,7 +364,8 @@ class _Objective:
         self.bare = torch.empty(len(rows), self.model.d_model, device=self.model.device)
         residual = torch.empty_like(self.bare)
         self.parts = []
-        for chosen in _alike([len(i) - s for i, s in zip(ids, starts, strict=True)]):
+        worth = GPU_PART if self.model.device.type == "cuda" else PART
+        for chosen in _alike([len(i) - s for i, s in zip(ids, starts, strict=True)], worth):
             run, found = SuffixRun.prepare(
                 self.model,
                 [ids[i] for i in chosen],
@@ -485,17 +487,17 @@ class _Objective:
         return twin
 
 
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
+def _alike(lengths: Sequence[int], worth: int) -> list[list[int]]:
     """Indices in parts of about one length, so that little is run on padding.
 
-    A part is begun where the next length is a quarter above the part's first and the part is large
-    enough to keep a processor busy.
+    A part is begun where the next length is a quarter above the part's first and the part has the
+    tokens that are worth a pass.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     parts: list[list[int]] = [[]]
     for i in order:
         part = parts[-1]
-        enough = len(part) * (lengths[part[0]] if part else 0) >= PART
+        enough = len(part) * (lengths[part[0]] if part else 0) >= worth
         if enough and lengths[i] > 1.25 * lengths[part[0]]:
             parts.append([])
         parts[-1].append(i)

@@ -44,6 +44,22 @@ def decide(
     return replace(asked, budget=budget)
 
 
+def trained_instead(decision: Decision, made: Material, why: str) -> Decision:
+    """Another decision after an edit was tried and taken back: all of the task is trained.
+
+    Its confidence is that of guessing one arm of two: what was measured speaks against the edit.
+
+    Args:
+        decision: of the edit.
+        made: what is learnt; with a task that can be trained.
+        why: what the edit cost.
+    """
+    assert made.task is not None, "a task to train is asked for before an edit is weighed"
+    reasons = (f"{why}, so it was taken back, and all is trained instead", *decision.reasons)
+    trains = replace(made.task, name=made.name)
+    return replace(decision, kind=TRAIN, confidence=0.5, reasons=reasons, facts=(), trains=trains)
+
+
 def _asked(made: Material, kind: str, *more: str) -> Decision:
     reasons = (ASKED, *more, *unused_reasons(made.unused))
     return Decision(made.name, kind, 1.0, reasons, {}, Cost(0.0, None, None))

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from editcl.errors import EditclError, LogError
 from editcl.evaluation.damage import damage, general_texts
 from editcl.facts import Fact
-from editcl.learner.deciding import check_method, decide
+from editcl.learner.deciding import AUTO, check_method, decide, trained_instead
 from editcl.learner.judge import Judge, current_facts
-from editcl.learner.making import Maker, Plan
+from editcl.learner.making import CostlyError, Maker, Plan
 from editcl.learner.outcome import Evaluated, Outcome
 from editcl.learner.settings import ABSTAIN, EditSettings
 from editcl.learner.steps import DECISION, EVALUATION, Step, steps_of
@@ -34,7 +35,7 @@ from editcl.learning.tasks import Example, Task
 from editcl.log import EditLog, RollbackReport, Skill
 from editcl.model import EditableModel
 from editcl.routing.decision import ABSTAIN as ABSTAINS
-from editcl.routing.decision import FULL, TRAIN
+from editcl.routing.decision import FULL, TRAIN, Decision
 from editcl.routing.material import Material, material
 
 
@@ -94,6 +95,9 @@ class Learner:
     ) -> Outcome:
         """Learns a task, wholly or not at all.
 
+        With "auto", an edit that takes more of what was learnt before than half of what it brings
+        is taken back, and the task trained instead; the log keeps both steps.
+
         Args:
             task: a Task, facts, examples or pairs, a text, or the Path of a file; see `material`.
             method: "auto", or what to do whatever the router would say: "edit", "train", "split".
@@ -122,13 +126,34 @@ class Learner:
         decision = decide(self.model, made, method, budget=budget, seed=seed, show=show)
         if decision.trains is not None:
             self.skills.check(decision.trains, strategy)
-        body = {"method": method, "decision": decision.to_json()}
-        step = self.log.note(DECISION, body).id
+        weigh = method == AUTO and bool(decision.facts) and made.task is not None
+        plan = Plan(
+            made,
+            decision,
+            self._note(method, decision),
+            strategy,
+            settings,
+            adapter,
+            seed,
+            show,
+            checkpoint,
+            weigh,
+        )
         if decision.kind == ABSTAINS:
             seconds = time.perf_counter() - started
-            return Outcome(made.name, ABSTAINS, decision, step, seconds=seconds)
-        plan = Plan(made, decision, step, strategy, settings, adapter, seed, show, checkpoint)
-        return self._maker.make(plan, repair=repair, started=started)
+            return Outcome(made.name, ABSTAINS, decision, plan.step, seconds=seconds)
+        try:
+            return self._maker.make(plan, repair=repair, started=started)
+        except CostlyError as error:
+            other = trained_instead(decision, made, str(error))
+            assert other.trains is not None, "it trains"
+            self.skills.check(other.trains, strategy)
+            again = replace(plan, decision=other, step=self._note(method, other), weigh=False)
+            return self._maker.make(again, repair=repair, started=started)
+
+    def _note(self, method: str, decision: Decision) -> str:
+        """The id of the note that a decision becomes, and of the step that follows."""
+        return self.log.note(DECISION, {"method": method, "decision": decision.to_json()}).id
 
     def _material(self, task: object, method: str, name: str | None) -> Material:
         """What is to be learnt; a task that is trained as it is needs no look for facts.

@@ -1,5 +1,9 @@
 """Making a step: edit, train or both as one transaction, then measure, and repair if asked to.
 
+What an edit brings is weighed, if asked to, against what it costs of all that was learnt before: a
+model holds so many facts, and a batch too many takes more than it gives. One that costs too much is
+taken back (`CostlyError`), for whoever decided to decide otherwise.
+
 What earlier steps have lost is what stood before this step and no longer does: a sample of the
 facts, and the kept tests. Facts that the step itself states anew don't count. Knows nothing of how
 a decision was come to.
@@ -32,6 +36,14 @@ from editcl.log.weakening import evenly
 from editcl.routing.decision import Decision
 from editcl.routing.material import Material
 
+COSTLY = (
+    0.5  # of the facts that an edit brings: the most that it may cost of what was learnt before
+)
+
+
+class CostlyError(EditclError):
+    """An edit took more of what was learnt before than it may, and was taken back."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -45,6 +57,7 @@ class Plan:
         seed: of everything random.
         show: draws progress bars.
         checkpoint: keeps a training in a folder, from which the same call goes on.
+        weigh: refuses an edit that costs too much of what was learnt before.
     """
 
     made: Material
@@ -56,6 +69,7 @@ class Plan:
     seed: int = 0
     show: bool = True
     checkpoint: Path | None = None
+    weigh: bool = False
 
 
 class Maker:
@@ -75,12 +89,15 @@ class Maker:
         """Makes a step; if it fails, nothing of it stays in force.
 
         Raises:
+            CostlyError: the edit costs too much of what was learnt before.
             EditclError: it failed.
         """
         decision, log = plan.decision, self._model.log
         before = self._standing({fact.sentence for fact in decision.facts})
         with Transaction(log, plan.step, task=decision.task, facts=decision.facts) as transaction:
             report = self._edit(decision.facts, plan.seed) if decision.facts else None
+            if report is not None and plan.weigh:
+                self._weigh(report, before)
             skill = self._train(plan)
             transaction.done(_done(plan.made, report, time.perf_counter() - started))
         scores = self._scores(plan, report, skill)
@@ -134,6 +151,23 @@ class Maker:
             raise EditclError(f"the edit was not kept: {report.stopped}.")
         return report
 
+    def _weigh(self, report: BatchReport, before: Standing) -> None:
+        """CostlyError if it costs more than COSTLY of what it brings, in facts and kept items."""
+        after = self.standings.again(before)
+        earlier = len(current_facts(self._model.log, before.steps)) - len(report.rows)
+        lost = sum(held and not after.facts[place] for place, held in before.facts.items())
+        cost = max(earlier, 0) * lost / max(1, len(before.facts))
+        for step in before.steps:
+            fell = max(0.0, before.tasks[step.id] - after.tasks[step.id])
+            cost += fell * (0 if step.kept is None else len(step.kept.examples))
+        asked = _sample(report)
+        gain = len(report.rows) * sum(self._judge.holds(asked)) / len(asked)
+        if cost > COSTLY * gain:
+            raise CostlyError(
+                f"editing brought about {gain:.0f} of {len(report.rows):,} facts and cost about "
+                f"{cost:.0f} facts and answers that were learnt before"
+            )
+
     def _train(self, plan: Plan) -> Skill | None:
         task = plan.decision.trains
         if task is None:
@@ -167,9 +201,8 @@ class Maker:
         """Of the step itself; see `Outcome.scores`."""
         found: dict[str, float] = {}
         if report is not None:
-            n = min(KEPT, len(report.rows))
-            rows = [report.rows[i * len(report.rows) // n] for i in range(n)]
-            found["facts"] = sum(self._judge.holds([row.fact for row in rows])) / n
+            asked = _sample(report)
+            found["facts"] = sum(self._judge.holds(asked)) / len(asked)
         if skill is not None:
             told = skill.details["score"]
             found |= {name: value for name, value in told.items() if value is not None}
@@ -183,6 +216,12 @@ class Maker:
         facts = current_facts(self._model.log, steps)
         places = [place for place, fact in facts.items() if fact.sentence not in overwritten]
         return self.standings.of({place: facts[place] for place in evenly(places, KEPT)}, steps)
+
+
+def _sample(report: BatchReport) -> list[Fact]:
+    """At most KEPT facts of an edit, spread over it."""
+    n = min(KEPT, len(report.rows))
+    return [report.rows[i * len(report.rows) // n].fact for i in range(n)]
 
 
 def _untaken(report: BatchReport | None, scores: Mapping[str, float]) -> tuple[str, ...]:

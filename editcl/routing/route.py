@@ -20,6 +20,7 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from editcl.editing.guards import active_facts
 from editcl.errors import EditclError
 from editcl.facts import Fact
 from editcl.learning.tasks import TEXT, Example, Task
@@ -55,7 +56,7 @@ from editcl.routing.words import reasons, unused_reasons
 MANY = 20  # items from which the decision has a limit
 SHARE, SHARE_OF_FEW = 0.2, 0.5  # of the cheaper arm's cost
 SAMPLE_CHEAP = 96  # examples that are read with budget "cheap"
-CROWD = 200  # facts from which capacity is asked for
+CROWD = 200  # facts, with those edited before, from which capacity is asked for
 MORE = (
     "What else belongs to it? A training takes two examples or more; give some, or choose edit "
     "yourself"
@@ -102,8 +103,8 @@ def route(
         look.read(SAMPLE if budget == FULL else SAMPLE_CHEAP)
         if budget == FULL:
             look.try_training()
-            look.try_edit()
             look.ask_capacity()
+            look.try_edit()
     return look.decision(budget)
 
 
@@ -216,10 +217,12 @@ class _Look:
         self.signals["trial_specificity"] = found.specificity
 
     def ask_capacity(self) -> None:
-        """How full the model would be, of many facts, as far as its keys' covariances are known."""
-        known, facts = trials.known_covariances(self.model), self._facts()
-        if known and len(facts) >= CROWD and self._verdict().kind in (EDIT, SPLIT):
-            self.signals["load"] = len(facts) / trials.capacity(known)
+        """What part of all that edits hold these facts are, and all with them; of many."""
+        known, count = trials.known_covariances(self.model), len(self._facts())
+        filled = count + len(active_facts(self.model.log))
+        if known and filled >= CROWD and self._verdict().kind in (EDIT, SPLIT):
+            holds = trials.capacity(known)
+            self.signals |= {"load": count / holds, "fill": filled / holds}
 
     # -- cost -------------------------------------------------------------------------------------
 

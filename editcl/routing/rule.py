@@ -9,6 +9,8 @@ In this order, with e = the best evidence that answers carry over between exampl
     train      e >= train, or a few examples show a skill, or the answers stand in the prompts or
                are long
     train      facts in words that the model knows, about names that it doesn't
+    abstain    more facts than edits of this model hold
+    train      as many as they hold, but not together with those edited before
     abstain    a trial edit failed
     edit       enough examples state facts, with short objects
     abstain    none of this
@@ -43,14 +45,17 @@ from editcl.errors import EditclError
 from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 
 #: Names of the steps that a verdict may come from.
-PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, NAMES, NEITHER, UNFIT, KNOWN = (
-    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "names", "neither",
-    "unfit", "known",
+(
+    PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, NAMES, FULL, CROWDED, NEITHER,
+    UNFIT, KNOWN,
+) = (
+    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "names", "full",
+    "crowded", "neither", "unfit", "known",
 )  # fmt: skip
-ASKING = (NEITHER, UNFIT, KNOWN)  # from which a verdict is to ask
+ASKING = (CROWDED, NEITHER, UNFIT, KNOWN)  # from which a verdict is to ask
 
 DOUBT = 6.0  # how fast strange prompts take the margin away; unknown names half as fast
-UNSURE = 0.5  # trust in what is said of names that the model has never seen
+UNSURE = 0.5  # trust in what the fit never saw: unknown names, a full model
 CHANCE = 0.25  # of being right by guessing one of the four kinds
 
 
@@ -73,7 +78,8 @@ class Thresholds:
         strange: `strangeness` of the prompts above which an edit is in doubt.
         spelling: `spelling` of the objects above which an edit is in doubt.
         pieces: tokens of a subject's word above which an edit is in doubt.
-        load: facts by capacity above which an edit is in doubt.
+        load: facts by capacity, with those edited before or without, from which the model is too
+            full to be edited.
         base, slope: of the confidence.
     """
 
@@ -90,7 +96,7 @@ class Thresholds:
     strange: float = 1.3
     spelling: float = 0.5
     pieces: float = 2.8
-    load: float = 2.0
+    load: float = 1.5
     base: float = 0.0
     slope: float = 5.0
 
@@ -156,19 +162,18 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     # A few examples can't make sure of anything, and neither can edits of strange or many prompts.
     n, sound = signals.get("items", 0.0), soundness(signals, t) if kind == EDIT else 1.0
     margin = max(0.0, min(1.0, margin)) * n / (n + 4) * sound
-    trust = min(1.0, n / t.few) * sound * (UNSURE if step == NAMES else 1.0)
+    trust = min(1.0, n / t.few) * sound * (UNSURE if step in (NAMES, FULL, CROWDED) else 1.0)
     return Verdict(kind, step, margin, CHANCE + trust * (confidence(margin, t) - CHANCE))
 
 
 def soundness(signals: Mapping[str, float], thresholds: Thresholds) -> float:
     """How far an edit is free of doubts: 1 without any, towards 0 with strange prompts, unknown
-    names, objects that the model can't spell, or more facts than it holds."""
+    names, or objects that the model can't spell."""
     s, t = signals, thresholds
     return math.exp(
         -DOUBT * _excess(s.get("strangeness", 0.0), t.strange)
         - DOUBT / 2 * _excess(s.get("pieces", 0.0), t.pieces)
         - DOUBT / 2 * _excess(s.get("spelling", 0.0), t.spelling)
-        - _excess(s.get("load", 0.0), t.load)
     )
 
 
@@ -195,6 +200,10 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
     if factual and s.get("named_share", 0.0) >= t.facts and s.get("strangeness", 0.0) >= t.unknown:
         return TRAIN, NAMES, 0.5 * min(1.0, s["strangeness"] / t.unknown - 1)
+    if factual and s.get("load", 0.0) > t.load:
+        return ABSTAIN, CROWDED, 0.5 * min(1.0, s["load"] / t.load - 1)
+    if factual and s.get("fill", 0.0) > t.load:
+        return TRAIN, FULL, 0.5 * min(1.0, s["fill"] / t.load - 1)
     if factual and s.get("trial_efficacy", 1.0) < 0.5:
         return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
     if factual:

@@ -35,7 +35,9 @@ STEPS = 16
 LR = 6e-3  # few steps need long ones
 JUDGED = 24  # held-out examples of the short training
 TRIED = 1  # facts of a trial edit; each takes as long as a short training
-FACTS_PER_DIRECTION = 1.0  # of the keys; 1,000 facts hold on the embedded model, which has 970
+#: Of the keys. In one batch on the embedded model, whose keys have 970 directions, 100 facts come
+#: to a score of 97, 200 to 93, 300 in ten batches to 80, and 1,000 to that of a destroyed model.
+FACTS_PER_DIRECTION = 0.2
 WATCHED = 8  # prompts whose answers a trial edit should leave alone
 
 

@@ -61,6 +61,16 @@ def reasons(
             f"What shall be changed here? The model says {_percent(s['known'])} of the answers "
             "already. Name what is to be otherwise, or choose edit or train yourself"
         ),
+        rule.CROWDED: lambda: (
+            f"Which of these facts matter? They are {s['load']:.1f} times what edits of this model "
+            f"are known to hold ({t.load:g} times are allowed), and adapters hold no more. Give "
+            "fewer, or choose edit or train yourself"
+        ),
+        rule.FULL: lambda: (
+            f"these facts and those edited before are {s['fill']:.1f} times what edits of this "
+            f"model are known to hold ({t.load:g} times are allowed): a training leaves the "
+            "weights alone"
+        ),
         rule.UNFIT: lambda: (
             f"What shall be learnt here? It looks like facts, but a trial edit met only "
             f"{_percent(s['trial_efficacy'])} of them. Give other words for subjects and objects, "
@@ -136,10 +146,6 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
         found.append(
             f"the subjects' words fall into {s['pieces']:.1f} tokens each: names that the model "
             "has hardly met; that lowers the confidence"
-        )
-    if s.get("load", 0.0) > t.load:
-        found.append(
-            f"the facts are {s['load']:.1f} times what edits of this model are known to hold"
         )
     n = s.get("items", 0.0)
     if 0 < n < t.few and verdict.step != rule.FEW:

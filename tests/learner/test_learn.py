@@ -66,6 +66,47 @@ def test_an_edit_that_did_not_take_says_so() -> None:
     assert learn(learner(edits=SOUND), FACTS, "edit").notes == ()
 
 
+def decides(monkeypatch: pytest.MonkeyPatch, facts: list[Fact]) -> None:
+    """Makes the router say edit, whatever it is asked."""
+
+    def decided(_model, made, **_options) -> Decision:
+        return Decision(
+            made.name, "edit", 0.9, ("facts",), {}, Cost(0, 1, 1), tuple(facts), budget="full"
+        )
+
+    monkeypatch.setattr("editcl.learner.deciding.route", decided)
+
+
+def test_an_edit_that_costs_more_than_it_brings_is_taken_back_and_trained(monkeypatch) -> None:
+    one = learner(edits=SOUND)
+    learn(one, OTHER, "edit", name="before")
+    held = bits(one)
+    decides(monkeypatch, FACTS)
+    # Whatever it costs is too much.
+    monkeypatch.setattr("editcl.learner.making.COSTLY", -1.0)
+    outcome = learn(one, FACTS, "auto", name="places")
+    assert outcome.kind == "train" and outcome.decision.confidence == 0.5
+    assert "taken back" in outcome.decision.reasons[0] and outcome.decision.reasons[1] == "facts"
+    assert [(step.kind, step.active) for step in one.history()][-2:] == [
+        ("edit", False),
+        ("train", True),
+    ]
+    one.rollback("places")
+    assert bits(one) == held
+    assert one.log.verify().ok
+
+
+def test_an_edit_that_costs_nothing_is_kept_and_one_that_is_asked_for_isnt_weighed(
+    monkeypatch,
+) -> None:
+    one = learner(edits=SOUND)
+    decides(monkeypatch, FACTS)
+    assert learn(one, FACTS, "auto", name="places").kind == "edit"
+    other = learner(edits=SOUND)
+    monkeypatch.setattr("editcl.learner.making.COSTLY", -1.0)
+    assert learn(other, FACTS, "edit", name="places").kind == "edit"
+
+
 def test_without_a_test_what_was_trained_is_asked_for_again() -> None:
     one = learner()
     outcome = learn(one, replace(TWO, test=()), "train")

@@ -237,10 +237,22 @@ def test_a_trial_edit_that_fails_is_asked_about_where_covariances_are_at_hand(
 def test_many_facts_are_set_against_what_edits_of_the_model_hold(model: EditableModel) -> None:
     model.memo |= {"covariance-x": Covariance(1, torch.eye(8), 1, "a test")}
     found = route(model, named_facts(200), show=False, thresholds=FAMILIAR)
-    assert found.signals["load"] == pytest.approx(200 / 8)
-    assert any("25.0 times what edits" in reason for reason in found.reasons)
+    assert found.signals["load"] == found.signals["fill"] == pytest.approx(200 / (0.2 * 8))
+    assert found.kind == ABSTAIN and "125.0 times what edits" in found.reasons[0]
     few = route(model, named_facts(30), show=False, thresholds=FAMILIAR)
     assert "load" not in few.signals and few.confidence > found.confidence
+
+
+def test_facts_that_earlier_edits_leave_no_room_for_are_trained(
+    model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editcl.routing.trials.capacity", lambda _: 100.0)
+    monkeypatch.setattr("editcl.routing.route.active_facts", lambda _: [None] * 180)
+    model.memo |= {"covariance-x": Covariance(1, torch.eye(8), 1, "a test")}
+    found = route(model, named_facts(30), show=False, thresholds=FAMILIAR)
+    assert found.signals["load"] == 0.3 and found.signals["fill"] == 2.1
+    assert found.kind == TRAIN and "2.1 times what edits" in found.reasons[0]
+    assert found.trains is not None and not found.facts
 
 
 def test_facts_beside_too_little_to_train_on_are_edited(model: EditableModel) -> None:

@@ -11,8 +11,11 @@ import pytest
 
 from editcl.embedded import data_folder
 from editcl.errors import EditclError
+from editcl.routing import rule
 from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 from editcl.routing.rule import (
+    CROWDED,
+    FULL,
     Measured,
     Thresholds,
     confidence,
@@ -80,7 +83,6 @@ def test_doubts_lower_the_confidence() -> None:
         {"strangeness": 3.0},
         {"pieces": 6.0},
         {"spelling": 1.2},
-        {"load": 9.0},
         {"feature_transfer": 0.3},
     )
     for doubt in doubts:
@@ -89,7 +91,7 @@ def test_doubts_lower_the_confidence() -> None:
 
 @pytest.mark.parametrize(
     "doubt",
-    [{"items": 1.0}, {"strangeness": 3.0}, {"pieces": 6.0}, {"spelling": 1.2}, {"load": 9.0}],
+    [{"items": 1.0}, {"strangeness": 3.0}, {"pieces": 6.0}, {"spelling": 1.2}],
     ids=str,
 )
 def test_what_the_fit_never_saw_gets_little_confidence_whatever_was_fitted(
@@ -99,6 +101,20 @@ def test_what_the_fit_never_saw_gets_little_confidence_whatever_was_fitted(
         assert judge(FACTS, thresholds).confidence > 0.8, "nothing is in doubt"
         found = judge(FACTS | doubt, thresholds)
         assert found.kind == EDIT and found.confidence < 0.5
+
+
+@pytest.mark.parametrize(
+    ("signals", "kind", "step"),
+    [
+        ({"load": 1.01, "fill": 1.01}, ABSTAIN, CROWDED),
+        ({"load": 0.5, "fill": 1.01}, TRAIN, FULL),
+        ({"load": 0.99, "fill": 0.99}, EDIT, rule.FACTS),
+    ],
+)
+def test_a_full_model_is_not_edited(signals: dict[str, float], kind: str, step: str) -> None:
+    found = judge(FACTS | {name: value * T.load for name, value in signals.items()}, T)
+    assert (found.kind, found.step) == (kind, step)
+    assert (found.confidence < judge(FACTS, T).confidence) == (kind != EDIT)
 
 
 def test_without_any_examples_confidence_is_chance() -> None:
