@@ -908,16 +908,22 @@ def bench_large(
     from editcl.benchmarks.large import bench_large_edit, bench_large_learn
     from editcl.console import show_large
 
-    where = {"device": device, "dtype": dtype, "seed": seed}
     if part not in ("edit", "learn"):
         raise EditclError(f"--part is edit or learn, got {part!r}.")
     found: LargeEdit | LargeLearn
     if part == "edit":
         found = bench_large_edit(
-            shape or "gpt-j-6b", n_facts=n_facts, n_published=n_published, **where
+            shape or "gpt-j-6b",
+            n_facts=n_facts,
+            n_published=n_published,
+            device=device,
+            dtype=dtype,
+            seed=seed,
         )
     else:
-        found = bench_large_learn(shape or "llama-1b", steps=steps, rows=rows, **where)
+        found = bench_large_learn(
+            shape or "llama-1b", steps=steps, rows=rows, device=device, dtype=dtype, seed=seed
+        )
     _emit(as_json, asdict(found), lambda: show_large(found))
 
 

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -225,21 +226,23 @@ def bench_large_edit(
         essence = [PUBLISHED] * len(chosen)
         return optimise_values(model, chosen, layers[-1], contexts, essence, settings)
 
-    plain_values: list[float] = []
-    published_value(model, few[0], layers[-1], contexts, PUBLISHED, replace(settings, steps=2))
+    plain_losses: list[float] = []
+
+    def published(fact: Fact, steps: int = STEPS) -> float:
+        own = replace(settings, steps=steps)
+        return published_value(model, fact, layers[-1], contexts, PUBLISHED, own).loss
+
+    published(few[0], steps=2)
     alone, _ = _timed(model, lambda: values(few))  # both sides are warm before they are timed
     plain_seconds = []
     for fact in progress(few, "v* by the published procedure"):
-        found, seconds = _timed(
-            model,
-            lambda f=fact: published_value(model, f, layers[-1], contexts, PUBLISHED, settings),
-        )
-        plain_values.append(found.loss)
+        loss, seconds = _timed(model, partial(published, fact))
+        plain_losses.append(loss)
         plain_seconds.append(seconds)
     sample = facts[:: max(1, len(facts) // SAMPLE)][:SAMPLE]
     _, own_seconds = _timed(model, lambda: values(sample))
     own_losses = alone.loss.tolist()
-    errors = [abs(a - b) for a, b in zip(own_losses, plain_values, strict=True)]
+    errors = [abs(a - b) for a, b in zip(own_losses, plain_losses, strict=True)]
 
     tokens = covariance_tokens * model.d_mlp
     measured, covariance_seconds = _timed(
@@ -273,7 +276,7 @@ def bench_large_edit(
         steps=STEPS,
         values_per_second=(ours, theirs),
         values_speedup=ours / theirs,
-        values_loss=(statistics.median(own_losses), statistics.median(plain_values)),
+        values_loss=(statistics.median(own_losses), statistics.median(plain_losses)),
         values_loss_error=(statistics.median(errors), max(errors)),
         covariance_tokens=tokens,
         covariance_seconds=covariance_seconds,

@@ -28,7 +28,7 @@ from editcl.editing.plan import Plan, Solution
 from editcl.facts import Fact
 from editcl.model import EditableModel
 
-ENERGY = 0.02
+ENERGY = 0.2  # of 300 facts in ten batches 0.02 keeps a score of 59, 0.2 one of 69, 0.6 one of 62
 
 
 def null_space(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from editcl.benchmarks.large import SHAPES, bench_large_edit, bench_large_learn, random_model
-from editcl.cli import app
 from editcl.errors import EditclError
 
 
@@ -50,9 +48,9 @@ def test_the_layers_of_every_shape_are_layers_that_it_has() -> None:
         assert layers == tuple(range(layers[0], layers[-1] + 1)) and layers[-1] < count
 
 
-def test_the_command_prints_one_object() -> None:
-    asked = ["bench", "large", "--part", "learn", "--shape", "tiny", "--steps", "1", "--rows", "2"]
-    found = CliRunner().invoke(app, [*asked, "--device", "cpu", "--json"])
-    assert found.exit_code == 0 and json.loads(found.stdout)["shape"] == "tiny"
-    wrong = CliRunner().invoke(app, ["bench", "large", "--part", "other"])
-    assert wrong.exit_code != 0
+def test_the_command_prints_one_object(run) -> None:
+    asked = ("bench", "large", "--part", "learn", "--shape", "tiny", "--device", "cpu")
+    status, out, _ = run(*asked, "--steps", 1, "--rows", 2, "--json")
+    assert status == 0 and json.loads(out)["shape"] == "tiny"
+    status, _, err = run("bench", "large", "--part", "other")
+    assert status == 1 and "edit or learn" in err
