@@ -176,7 +176,7 @@ def random_model(
     if shape not in SHAPES:
         raise EditclError(f"there is no shape {shape!r}; choose one of {', '.join(SHAPES)}.")
     kind, config, values, _ = SHAPES[shape]
-    place, number = choose_device(device), choose_dtype(dtype)
+    place, number = choose_device(device), choose_dtype(dtype) or torch.get_default_dtype()
     was = torch.get_default_dtype()
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
