@@ -9,6 +9,7 @@ the thresholds are fitted anew to the calibration families. Knows no signal and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from editcl.benchmarks.route_stream import (
     stream_tasks,
 )
 from editcl.benchmarks.verdicts import Decided, Said, by_family, figures, of_half, reliability
+from editcl.editing.covariance import base_fingerprint
 from editcl.errors import EditclError
 from editcl.learner import Learner
 from editcl.model import EditableModel
@@ -119,7 +121,7 @@ def bench_route(
         per_family: tasks of each.
         stream: tasks of the mixed stream; 0 leaves it out.
         keep: a file that takes every measured task as soon as it is measured; a later call with
-            the same tasks goes on from there.
+            the same tasks, model and seed goes on from there.
         fit_to: a folder for thresholds fitted to the calibration families; by default the shipped
             thresholds are judged and nothing is fitted.
         seed: of everything drawn.
@@ -138,7 +140,7 @@ def bench_route(
     if fit_to is not None and not any(FAMILIES[one.family].half == CALIBRATION for one in posed):
         own = ", ".join(name for name, family in FAMILIES.items() if family.half == CALIBRATION)
         raise EditclError(f"nothing of this calibrates the router; add one of the families {own}.")
-    kept = _Kept(keep)
+    kept = _Kept(keep, f"{base_fingerprint(model)} {seed}")
     measured = []
     for one in progress(posed, "measuring arms"):
         found = kept.of(one) or measure(model, one, seed=seed)
@@ -200,10 +202,10 @@ def decide(
 
 
 class _Kept:
-    """Measured tasks in a file, each under the checksum of its items."""
+    """Measured tasks in a file, each under the checksum of its items, the model and the seed."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, measured_on: str) -> None:
+        self.path, self._on = path, measured_on
         self.found: dict[str, Any] = {}
         if path is not None and path.exists():
             try:
@@ -214,16 +216,19 @@ class _Kept:
                     f"{path} holds no measured tasks ({error}); name another file, or move it away."
                 ) from None
 
+    def _key(self, posed: Posed) -> str:
+        return hashlib.sha256(f"{checksum([posed])} {self._on}".encode()).hexdigest()
+
     def of(self, posed: Posed) -> Measured | None:
         """What was measured of a task, if it was."""
-        found = self.found.get(checksum([posed]))
+        found = self.found.get(self._key(posed))
         return None if found is None else Measured.from_json(found)
 
     def add(self, posed: Posed, measured: Measured) -> None:
         """Writes the file anew, whole or not at all."""
         if self.path is None:
             return
-        self.found[checksum([posed])] = measured.to_json()
+        self.found[self._key(posed)] = measured.to_json()
         part = self.path.with_name(self.path.name + ".part")
         part.write_text(json.dumps(self.found, indent=1, ensure_ascii=False), encoding="utf-8")
         os.replace(part, self.path)
