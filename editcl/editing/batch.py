@@ -27,13 +27,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from editcl.editing.contexts import rephrasings
 from editcl.editing.keys import subject_keys
 from editcl.editing.plan import Plan, Solution
 from editcl.editing.trial import tried
@@ -79,6 +80,8 @@ class SubjectKeys:
         return self.rows.T @ (self.rows * self.weight[:, None])
 
 
+HELD_AT_ONCE = 256  # subjects of earlier edits whose keys are in memory together
+
 #: From the keys of a batch at a layer to u [d_mlp, n_subjects].
 Directions = Callable[[int, SubjectKeys], Float[Tensor, "d_mlp n_subjects"]]
 #: From the keys at each layer left to A^-1 K [d_mlp, n_subjects] of each.
@@ -91,22 +94,37 @@ def subject_groups(facts: Sequence[Fact]) -> list[int]:
     return [numbers.setdefault(fact.subject.casefold(), len(numbers)) for fact in facts]
 
 
-def earlier_moments(
-    model: EditableModel, facts: Sequence[Fact], plan: Plan, layers: Sequence[int]
-) -> tuple[dict[int, Float[Tensor, "d_mlp d_mlp"]], int]:
-    """sum_e mean_j k_ej k_ej^T of the subjects e of earlier edits, by layer, and of how many facts.
+def held_facts(facts: Sequence[Fact], plan: Plan) -> list[Fact]:
+    """The facts of earlier edits whose keys are to give what they give now.
 
-    Subjects that are edited again are left out: to hold their keys would forbid the edit. What
-    their earlier facts say is held while v* is sought instead.
+    Those of subjects that are edited again are left out: to hold their keys would forbid the edit.
+    What they say is held while v* is sought instead.
     """
     again = {fact.subject.casefold() for fact in facts}
-    earlier = [fact for fact in plan.earlier if fact.subject.casefold() not in again]
-    if not earlier:
-        return {}, 0
-    found = subject_keys(model, earlier, list(layers), plan.contexts)
-    groups = subject_groups(earlier)
-    moments = {layer: SubjectKeys.of(keys, groups).moment for layer, keys in found.items()}
-    return moments, len(earlier)
+    return [fact for fact in plan.earlier if fact.subject.casefold() not in again]
+
+
+def earlier_moments(
+    model: EditableModel, held: Sequence[Fact], plan: Plan, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
+    """sum_e mean_j k_ej k_ej^T over the subjects e of the held facts, by layer; {} without any.
+
+    The keys are those that the facts were solved with: in every context, in every phrasing.
+    """
+    subjects: dict[int, list[Fact]] = {}
+    for fact, group in zip(held, subject_groups(held), strict=True):
+        subjects.setdefault(group, []).append(fact)
+    together = list(subjects.values())
+    moments: dict[int, Tensor] = {}
+    for begin in range(0, len(together), HELD_AT_ONCE):
+        part = [fact for own in together[begin : begin + HELD_AT_ONCE] for fact in own]
+        others = None if plan.rephrased is None else [rephrasings(fact) for fact in part]
+        found = subject_keys(model, part, list(layers), plan.contexts, others)
+        groups = subject_groups(part)
+        for layer in layers:
+            moment = SubjectKeys.of(found.pop(layer), groups).moment
+            moments[layer] = moments[layer] + moment if layer in moments else moment
+    return moments
 
 
 def spread(
@@ -140,7 +158,14 @@ def spread(
     return _layer_by_layer(model, facts, plan, step, with_attention)
 
 
-def look_ahead(model: EditableModel, facts: Sequence[Fact], plan: Plan, metric: Metric) -> Solution:
+def look_ahead(
+    model: EditableModel,
+    facts: Sequence[Fact],
+    plan: Plan,
+    metric: Metric,
+    *,
+    protected: int,
+) -> Solution:
     """Solves layer after layer, each for all that are left; the model is as before afterwards.
 
     Args:
@@ -148,6 +173,7 @@ def look_ahead(model: EditableModel, facts: Sequence[Fact], plan: Plan, metric: 
         facts: the batch.
         plan: layers, covariances, settings.
         metric: the method's A^-1 K of each layer.
+        protected: how many earlier facts the metric holds, for the receipt.
 
     Raises:
         EditclError: several layers on a model that normalises what its MLPs write.
@@ -159,7 +185,8 @@ def look_ahead(model: EditableModel, facts: Sequence[Fact], plan: Plan, metric: 
         keys = {layer: SubjectKeys.of(found[layer], groups) for layer in left}
         return joint_directions(keys, metric(keys)), 1.0
 
-    return _layer_by_layer(model, facts, plan, step)
+    solution = _layer_by_layer(model, facts, plan, step)
+    return replace(solution, details={**solution.details, "protected_facts": protected})
 
 
 def joint_directions(

@@ -2,8 +2,9 @@
 
 Layers from another model's table mean nothing on yours. For each candidate layer a handful of the
 model's own facts is edited on trial, one at a time, and every edit judged by efficacy,
-paraphrase, specificity and same-subject specificity; the best layer wins, the smaller change
-among equals. The result is cached with its evidence. Knows nothing of the log.
+paraphrase, specificity and same-subject specificity, as far as the unedited model has any of the
+latter two; the best layer wins, the smaller change among equals. The result is cached with its
+evidence. Knows nothing of the log.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from editcl.tracing.locate import LayerEvidence, Location, locate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-JUDGED = ("efficacy", "paraphrase", "specificity", "same_subject")
-GAINED = JUDGED[:2]  # what an edit brings; the others it can only keep
+GAINS, KEEPS = ("efficacy", "paraphrase"), ("specificity", "same_subject")  # by an edit
+JUDGED = (*GAINS, *KEEPS)
 KNOWN = 0.5  # least share of the unedited model, for what an edit keeps to tell layers apart
-LEAST = 0.01
+LEAST = 0.01  # what a measure of nought counts as
 LEAST_FACTS = 4
 
 
@@ -152,7 +153,7 @@ def try_layers(
     essence = essence_prompts(model, facts)
     rephrased = [rephrasings(fact) for fact in facts]
     unedited = evaluate(model, cases).summary()
-    judged = [name for name in JUDGED if name in GAINED or (unedited.get(name) or 0) >= KNOWN]
+    judged = judged_by(unedited)
     bar = progress(layers, "calibrating: trial edits by layer")
 
     def try_layer(layer: int) -> dict[str, float]:
@@ -208,22 +209,36 @@ def known_cases(model: EditableModel, count: int, seed: int) -> list[Case]:
     return [case_of(fact, rng) for fact in taken]
 
 
-def _scores(evaluation: Evaluation, judged: Sequence[str], size: float) -> dict[str, float]:
-    """Harmonic mean of what is there of the judged: CounterFact's score, and the same subject.
+def judged_by(unedited: Mapping[str, float | None]) -> tuple[str, ...]:
+    """What tells layers apart, by the shares of the unedited model.
 
-    None counts as less than LEAST: the mean of a nought says nothing of the other measures.
+    An edit can keep no more than is there: what the model gets wrong without any says nothing.
     """
+    kept = [name for name in KEEPS if (unedited.get(name) or 0.0) >= KNOWN]
+    return (*GAINS, *kept)
+
+
+def layer_score(measures: Mapping[str, float], judged: Sequence[str]) -> float:
+    """Harmonic mean of the measures that are judged, or of all where none of these is there.
+
+    A nought counts as LEAST: it would hide what the other measures say.
+    """
+    chosen = [name for name in measures if name in judged] or list(measures)
+    return len(chosen) / sum(1 / max(measures[name], LEAST) for name in chosen) if chosen else 0.0
+
+
+def _scores(evaluation: Evaluation, judged: Sequence[str], size: float) -> dict[str, float]:
+    """CounterFact's score together with the same subject, as far as they tell layers apart."""
     summary = evaluation.summary()
     measures = {name: summary[name] for name in JUDGED if summary.get(name) is not None}
-    counted = [max(value, LEAST) for name, value in measures.items() if name in judged]
-    score = len(counted) / sum(1 / value for value in counted)
-    return {"score": score, **measures, "delta_over_residual": size}
+    return {"score": layer_score(measures, judged), **measures, "delta_over_residual": size}
 
 
 def _key(
     model: EditableModel, layers: Sequence[int], settings: ValueSettings, n_facts: int, seed: int
 ) -> str:
-    parts = [base_fingerprint(model), list(layers), asdict(settings), n_facts, seed]
+    rule = [JUDGED, KNOWN, LEAST]
+    parts = [base_fingerprint(model), list(layers), asdict(settings), n_facts, seed, rule]
     return f"calibration-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
 
 

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editcl.editing.batch import SubjectKeys, earlier_moments, look_ahead, spread
+from editcl.editing.batch import SubjectKeys, earlier_moments, held_facts, look_ahead, spread
 from editcl.editing.covariance import Covariance
 from editcl.editing.plan import Plan, Solution
 from editcl.facts import Fact
@@ -85,15 +85,13 @@ def solve_spd(
 
 def memit(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
     """MEMIT with the plan's layers, those left solved for together, earlier facts held."""
-    protected = [0]
+    earlier = held_facts(facts, plan)
 
     def metric(keys: Mapping[int, SubjectKeys]) -> Mapping[int, Tensor]:
-        held, protected[0] = earlier_moments(model, facts, plan, list(keys))
+        held = earlier_moments(model, earlier, plan, list(keys))
         return preserving(plan.covariances, keys, plan.preservation, held)
 
-    solution = look_ahead(model, facts, plan, metric)
-    details = {**solution.details, "protected_facts": protected[0]}
-    return Solution(solution.updates, solution.values, details)
+    return look_ahead(model, facts, plan, metric, protected=len(earlier))
 
 
 def published(model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:

@@ -182,7 +182,7 @@ def optimise_values(
         rephrased: per fact, further prompts that say it and take turns with its own.
         groups: per fact, a number that facts with one subject share; None: every fact alone.
         with_attention: also optimise what the layer's attention adds, and drop it (PMET).
-        tokens_per_batch: bound of the tokens that are run at once; None: what fits `MEMORY`.
+        tokens_per_batch: bound of the tokens that are run at once; None: see `tokens_that_fit`.
         checkpoint: where finished micro-batches are kept and found again.
 
     Raises:
@@ -199,7 +199,7 @@ def optimise_values(
     batches = [_join([encoded[i] for i in group]) for group in together]
     cost = [sum(len(r.ids) - r.subject_last for r in batch.rows) for batch in batches]
     parts: dict[int, Values] = {}
-    budget = tokens_per_batch or _tokens_that_fit(model, layer)
+    budget = tokens_per_batch or tokens_that_fit(model, layer)
     chunks = list(micro_batches(cost, budget))
     with frozen_parameters(model), fused_activations(model.hf):
         for number, chosen in enumerate(progress(chunks, "values")):
@@ -228,8 +228,8 @@ def _usable(found: Mapping[str, Tensor], n_facts: int, d_model: int) -> bool:
     )
 
 
-def _tokens_that_fit(model: EditableModel, layer: int) -> int:
-    """How many tokens of a micro-batch fit `MEMORY`.
+def tokens_that_fit(model: EditableModel, layer: int) -> int:
+    """How many tokens of a micro-batch fit `MEMORY`, or on a GPU its own share of the card.
 
     A fixed amount rather than what is free just now: what a fact gets must not depend on what else
     the machine does. Per token and block about 12 d_model + 3 d_mlp numbers are kept for the way
@@ -237,9 +237,16 @@ def _tokens_that_fit(model: EditableModel, layer: int) -> int:
     """
     memory = MEMORY
     if model.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(model.device).total_memory // SHARE
+        total = torch.cuda.get_device_properties(model.device).total_memory
+        weights = sum(p.numel() * p.itemsize for p in model.hf.parameters())
+        memory = gpu_memory(total, weights)
     numbers = (model.n_layers - layer) * (12 * model.d_model + 3 * model.d_mlp)
     return max(512, memory // (model.dtype.itemsize * numbers + 5 * model.d_vocab))
+
+
+def gpu_memory(total: int, weights: int) -> int:
+    """Bytes for a micro-batch on a card of so many, of which the weights take so many."""
+    return min(total // SHARE, max(0, total - weights) // 2)
 
 
 def join_values(parts: Sequence[Values]) -> Values:

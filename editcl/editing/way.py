@@ -21,7 +21,7 @@ from editcl.editing.guards import active_facts
 from editcl.editing.methods import Editor
 from editcl.editing.plan import Plan
 from editcl.editing.resume import Checkpoint
-from editcl.editing.values import ValueSettings
+from editcl.editing.values import ValueSettings, tokens_that_fit
 from editcl.encoding import Sentence
 from editcl.facts import Fact
 from editcl.model import EditableModel
@@ -121,6 +121,7 @@ def plan_for(
             way.contexts,
             way.layers,
             way.method,
+            tokens_that_fit(model, way.layers[-1]),  # parts are found again by their numbers
         ]
         checkpoint = Checkpoint.of(model, question)
     return Plan(

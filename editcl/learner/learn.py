@@ -36,7 +36,7 @@ from editcl.log import EditLog, RollbackReport, Skill
 from editcl.model import EditableModel
 from editcl.routing.decision import ABSTAIN as ABSTAINS
 from editcl.routing.decision import FULL, TRAIN, Decision
-from editcl.routing.material import Material, material
+from editcl.routing.material import Material, material, whole_task
 
 
 class Learner:
@@ -96,7 +96,7 @@ class Learner:
         """Learns a task, wholly or not at all.
 
         With "auto", an edit that takes more of what was learnt before than half of what it brings
-        is taken back, and the task trained instead; the log keeps both steps.
+        is taken back, and the task trained instead, if it can be; the log keeps both steps.
 
         Args:
             task: a Task, facts, examples or pairs, a text, or the Path of a file; see `material`.
@@ -126,18 +126,18 @@ class Learner:
         decision = decide(self.model, made, method, budget=budget, seed=seed, show=show)
         if decision.trains is not None:
             self.skills.check(decision.trains, strategy)
-        weigh = method == AUTO and bool(decision.facts) and made.task is not None
+        weigh = method == AUTO and bool(decision.facts) and whole_task(made) is not None
         plan = Plan(
-            made,
-            decision,
-            self._note(method, decision),
-            strategy,
-            settings,
-            adapter,
-            seed,
-            show,
-            checkpoint,
-            weigh,
+            made=made,
+            decision=decision,
+            step=self._note(method, decision),
+            strategy=strategy,
+            settings=settings,
+            adapter=adapter,
+            seed=seed,
+            show=show,
+            checkpoint=checkpoint,
+            weigh=weigh,
         )
         if decision.kind == ABSTAINS:
             seconds = time.perf_counter() - started
@@ -146,7 +146,7 @@ class Learner:
             return self._maker.make(plan, repair=repair, started=started)
         except CostlyError as error:
             other = trained_instead(decision, made, str(error))
-            assert other.trains is not None, "it trains"
+            assert other is not None and other.trains is not None, "weighed with a task to train"
             self.skills.check(other.trains, strategy)
             again = replace(plan, decision=other, step=self._note(method, other), weigh=False)
             return self._maker.make(again, repair=repair, started=started)

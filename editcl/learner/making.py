@@ -30,15 +30,14 @@ from editcl.learner.transaction import Transaction
 from editcl.learning.kinds import AdapterSettings
 from editcl.learning.settings import TrainSettings
 from editcl.learning.strategies import Strategy
-from editcl.learning.tasks import COMPLETION
+from editcl.learning.tasks import COMPLETION, TEXT
 from editcl.log import Skill
 from editcl.log.weakening import evenly
-from editcl.routing.decision import Decision
+from editcl.routing.decision import EDIT, Decision
 from editcl.routing.material import Material
 
-COSTLY = (
-    0.5  # of the facts that an edit brings: the most that it may cost of what was learnt before
-)
+COSTLY = 0.5  # of the facts that an edit brings: what it may cost at most of earlier ones
+LEAST_LOST = 2  # sampled facts; of one nothing can be told about thousands
 
 
 class CostlyError(EditclError):
@@ -93,11 +92,11 @@ class Maker:
             EditclError: it failed.
         """
         decision, log = plan.decision, self._model.log
-        before = self._standing({fact.sentence for fact in decision.facts})
+        before, n_earlier = self._standing({fact.sentence for fact in decision.facts})
         with Transaction(log, plan.step, task=decision.task, facts=decision.facts) as transaction:
             report = self._edit(decision.facts, plan.seed) if decision.facts else None
             if report is not None and plan.weigh:
-                self._weigh(report, before)
+                self._weigh(report, before, n_earlier)
             skill = self._train(plan)
             transaction.done(_done(plan.made, report, time.perf_counter() - started))
         scores = self._scores(plan, report, skill)
@@ -151,21 +150,31 @@ class Maker:
             raise EditclError(f"the edit was not kept: {report.stopped}.")
         return report
 
-    def _weigh(self, report: BatchReport, before: Standing) -> None:
-        """CostlyError if it costs more than COSTLY of what it brings, in facts and kept items."""
+    def _weigh(self, report: BatchReport, before: Standing, n_earlier: int) -> None:
+        """CostlyError if it costs more than COSTLY of what it brings.
+
+        Facts count one each, lost ones for as many as they were sampled from; of skills the kept
+        answers that fell. What an edit means to change is its own business: neither facts that it
+        states anew nor tests of earlier edits count, and texts have no answers to count.
+        """
         after = self.standings.again(before)
-        earlier = len(current_facts(self._model.log, before.steps)) - len(report.rows)
-        lost = sum(held and not after.facts[place] for place, held in before.facts.items())
-        cost = max(earlier, 0) * lost / max(1, len(before.facts))
+        found = weakened(before, after)
+        lost = sum(one.what == "fact" for one in found)
+        cost = n_earlier * lost / max(1, len(before.facts)) if lost >= LEAST_LOST else 0.0
+        fell = {one.name for one in found if one.what == "task"}
         for step in before.steps:
-            fell = max(0.0, before.tasks[step.id] - after.tasks[step.id])
-            cost += fell * (0 if step.kept is None else len(step.kept.examples))
-        asked = _sample(report)
-        gain = len(report.rows) * sum(self._judge.holds(asked)) / len(asked)
+            if step.kind == EDIT or step.kept is None or step.kept.kind == TEXT:
+                continue
+            if step.task in fell:
+                drop = before.tasks[step.id] - after.tasks[step.id]
+                cost += drop * len(step.kept.examples)
+        new = [row.fact for row in report.rows if row.status == "edited"]
+        asked = _sample(new)
+        gain = len(new) * sum(self._judge.holds(asked)) / max(1, len(asked))
         if cost > COSTLY * gain:
             raise CostlyError(
-                f"editing brought about {gain:.0f} of {len(report.rows):,} facts and cost about "
-                f"{cost:.0f} facts and answers that were learnt before"
+                f"editing brought about {gain:.0f} of {len(new):,} facts and cost about {cost:.0f} "
+                "facts and answers that were learnt before"
             )
 
     def _train(self, plan: Plan) -> Skill | None:
@@ -201,7 +210,7 @@ class Maker:
         """Of the step itself; see `Outcome.scores`."""
         found: dict[str, float] = {}
         if report is not None:
-            asked = _sample(report)
+            asked = _sample([row.fact for row in report.rows])
             found["facts"] = sum(self._judge.holds(asked)) / len(asked)
         if skill is not None:
             told = skill.details["score"]
@@ -210,18 +219,19 @@ class Maker:
         tests = self.standings.of({}, [step]).tasks
         return found | ({"test": tests[step.id]} if tests else {})
 
-    def _standing(self, overwritten: set[str]) -> Standing:
-        """How a sample of the facts, and the steps with tests, stand now."""
+    def _standing(self, overwritten: set[str]) -> tuple[Standing, int]:
+        """How a sample of the facts, and the steps with tests, stand now; of how many facts."""
         steps = [step for step in steps_of(self._model.log) if step.active]
         facts = current_facts(self._model.log, steps)
         places = [place for place, fact in facts.items() if fact.sentence not in overwritten]
-        return self.standings.of({place: facts[place] for place in evenly(places, KEPT)}, steps)
+        sample = {place: facts[place] for place in evenly(places, KEPT)}
+        return self.standings.of(sample, steps), len(places)
 
 
-def _sample(report: BatchReport) -> list[Fact]:
-    """At most KEPT facts of an edit, spread over it."""
-    n = min(KEPT, len(report.rows))
-    return [report.rows[i * len(report.rows) // n].fact for i in range(n)]
+def _sample(facts: Sequence[Fact]) -> list[Fact]:
+    """At most KEPT of the facts, spread over them."""
+    n = min(KEPT, len(facts))
+    return [facts[i * len(facts) // n] for i in range(n)]
 
 
 def _untaken(report: BatchReport | None, scores: Mapping[str, float]) -> tuple[str, ...]:

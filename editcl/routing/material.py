@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from editcl.editing.relation import infer_relation
@@ -253,6 +253,21 @@ def _distinct(name: str, examples: Sequence[Example]) -> list[Example]:
 
 def _task(name: str, examples: Sequence[Example]) -> Task | None:
     return Task(name, tuple(examples)) if len(examples) > 1 else None
+
+
+def whole_task(made: Material) -> Task | None:
+    """A task that trains all of the material, facts too that none of its task's examples state.
+
+    None where there is too little to train, or where facts stand beside plain texts, whose training
+    would not learn them.
+    """
+    if made.task is None or (made.task.kind == TEXT and made.given):
+        return None
+    known = set(made.task.train)
+    more = [example for example in made.examples if example not in known]
+    if made.task.kind == TEXT or not more:
+        return made.task
+    return replace(made.task, train=(*made.task.train, *more), labels=())
 
 
 def train_only(task: Task, chosen: Sequence[Example]) -> Task | None:

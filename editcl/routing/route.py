@@ -218,8 +218,9 @@ class _Look:
 
     def ask_capacity(self) -> None:
         """What part of all that edits hold these facts are, and all with them; of many."""
-        known, count = trials.known_covariances(self.model), len(self._facts())
-        filled = count + len(active_facts(self.model.log))
+        known, facts = trials.known_covariances(self.model), self._facts()
+        stated = {(f.subject, f.prompt) for f in (*facts, *active_facts(self.model.log))}
+        count, filled = len(facts), len(stated)
         if known and filled >= CROWD and self._verdict().kind in (EDIT, SPLIT):
             holds = trials.capacity(known)
             self.signals |= {"load": count / holds, "fill": filled / holds}

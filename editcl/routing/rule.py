@@ -168,12 +168,13 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
 
 def soundness(signals: Mapping[str, float], thresholds: Thresholds) -> float:
     """How far an edit is free of doubts: 1 without any, towards 0 with strange prompts, unknown
-    names, or objects that the model can't spell."""
+    names, objects that the model can't spell, or more facts than it holds."""
     s, t = signals, thresholds
     return math.exp(
         -DOUBT * _excess(s.get("strangeness", 0.0), t.strange)
         - DOUBT / 2 * _excess(s.get("pieces", 0.0), t.pieces)
         - DOUBT / 2 * _excess(s.get("spelling", 0.0), t.spelling)
+        - _excess(s.get("fill", 0.0), t.load)
     )
 
 
@@ -200,9 +201,10 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
     if factual and s.get("named_share", 0.0) >= t.facts and s.get("strangeness", 0.0) >= t.unknown:
         return TRAIN, NAMES, 0.5 * min(1.0, s["strangeness"] / t.unknown - 1)
-    if factual and s.get("load", 0.0) > t.load:
+    if factual and not s.get("apart") and s.get("load", 0.0) > t.load:
         return ABSTAIN, CROWDED, 0.5 * min(1.0, s["load"] / t.load - 1)
-    if factual and s.get("fill", 0.0) > t.load:
+    several = s.get("items", 0.0) > 1  # one can't be trained
+    if factual and several and not s.get("apart") and s.get("fill", 0.0) > t.load:
         return TRAIN, FULL, 0.5 * min(1.0, s["fill"] / t.load - 1)
     if factual and s.get("trial_efficacy", 1.0) < 0.5:
         return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])

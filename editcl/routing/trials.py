@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -137,7 +137,9 @@ def trial_edit(
     watched = [prompt for prompt in dict.fromkeys(others) if prompt not in asked][:WATCHED]
     before = _first_tokens(model, watched)
     way = way_of(model, METHOD)  # the seed of `edit_csv`, whose covariances it shares
-    solution = way.editor(model, drawn, plan_for(model, drawn, way))
+    # Whether the model takes such facts is asked, not what they do to earlier ones.
+    plan = replace(plan_for(model, drawn, way), earlier=())
+    solution = way.editor(model, drawn, plan)
     stated = [Sentence(fact.prompt, fact.subject, fact.new_object) for fact in drawn]
     with tried(model, solution.updates):
         found = answers_to(model, stated)

@@ -147,6 +147,11 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
             f"the subjects' words fall into {s['pieces']:.1f} tokens each: names that the model "
             "has hardly met; that lowers the confidence"
         )
+    if verdict.kind in ("edit", "split") and s.get("fill", 0.0) > t.load:
+        found.append(
+            f"these facts and those edited before are {s['fill']:.1f} times what edits of this "
+            "model are known to hold; that lowers the confidence"
+        )
     n = s.get("items", 0.0)
     if 0 < n < t.few and verdict.step != rule.FEW:
         few = "1 example is" if n == 1 else f"{n:.0f} examples are"

@@ -363,6 +363,10 @@ def test_a_later_call_goes_on_from_what_was_kept(found, monkeypatch) -> None:
     assert [one.measured for one in again.decided] == [one.measured for one in benchmark.decided]
     with pytest.raises(AssertionError, match="measured anew"):
         bench_route(model, tasks=make_tasks(["kinds"], per_family=1), stream=0)
+    other = editcl.wrap(tiny.build("gpt2", seed=1), tiny.byte_tokenizer())
+    for changed in ({"model": model, "seed": 1}, {"model": other}):
+        with pytest.raises(AssertionError, match="measured anew"):
+            bench_route(**changed, tasks=TINY, stream=0, keep=place / "kept.json")
 
 
 def test_a_stream_is_learnt_by_every_policy_and_taken_back() -> None:

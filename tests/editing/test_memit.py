@@ -15,7 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import editcl
-from editcl.editing.batch import SubjectKeys, joint_directions
+from editcl.editing.batch import (
+    SubjectKeys,
+    earlier_moments,
+    joint_directions,
+    subject_groups,
+)
+from editcl.editing.contexts import rephrasings
 from editcl.editing.covariance import Covariance, measure
 from editcl.editing.essence import PUBLISHED
 from editcl.editing.keys import subject_keys
@@ -142,6 +148,22 @@ def test_batch_after_batch_with_earlier_keys_held_is_one_batch_of_all() -> None:
 
 
 # -- on a model ------------------------------------------------------------------------------------
+
+
+def test_moments_of_earlier_facts_do_not_depend_on_how_many_are_in_memory(
+    model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(model, FACTS, (0, 1), contexts=("", "It rained all night."))
+    plan = replace(plan, rephrased=[()] * len(FACTS))
+    whole = earlier_moments(model, FACTS, plan, (0, 1))
+    monkeypatch.setattr("editcl.editing.batch.HELD_AT_ONCE", 1)
+    parts = earlier_moments(model, FACTS, plan, (0, 1))
+    spoken = [rephrasings(fact) for fact in FACTS]
+    keys = subject_keys(model, FACTS, [1], plan.contexts, spoken)[1]
+    for layer in (0, 1):
+        assert torch.allclose(whole[layer], parts[layer], rtol=1e-5, atol=1e-8)
+    assert torch.equal(whole[1], SubjectKeys.of(keys, subject_groups(FACTS)).moment)
+    assert earlier_moments(model, [], plan, (0, 1)) == {}
 
 
 def test_earlier_facts_keep_their_values_better_than_without_protection(

@@ -36,7 +36,7 @@ def optimised(monkeypatch) -> list[int]:
         calls.append(1)
         return optimise(*arguments)
 
-    monkeypatch.setattr(values, "_tokens_that_fit", lambda *_: 1)
+    monkeypatch.setattr(values, "tokens_that_fit", lambda *_: 1)
     monkeypatch.setattr(values, "_optimise", counted)
     return calls
 

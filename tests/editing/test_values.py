@@ -12,7 +12,7 @@ import editcl
 from editcl.benchmarks.published_rome import published_value
 from editcl.editing.essence import PUBLISHED
 from editcl.editing.methods import PUBLISHED_SETTINGS
-from editcl.editing.values import ValueSettings, optimise_values
+from editcl.editing.values import ValueSettings, gpu_memory, optimise_values
 from editcl.encoding import Sentence
 from editcl.errors import NonFiniteError
 from editcl.facts import Fact
@@ -196,3 +196,9 @@ def test_a_group_converges_together(model) -> None:
     assert steps[0] == settings.steps or bool((found.object_loss[:3] < 5.0).all())
     first = optimise_values(model, facts, 1, ("",), [()] * 4, replace(settings, steps=1))
     assert bool((found.object_loss < first.object_loss).all()), "the objective is alive"
+
+
+def test_a_micro_batch_on_a_gpu_leaves_room_for_the_weights() -> None:
+    assert gpu_memory(80 << 30, 12 << 30) == 20 << 30
+    assert gpu_memory(16 << 30, 12 << 30) == 2 << 30
+    assert gpu_memory(16 << 30, 20 << 30) == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pupils import (
@@ -31,7 +32,9 @@ import editcl
 from editcl.editing.choices import ask_objects
 from editcl.errors import EditclError, LogError
 from editcl.facts import Fact
+from editcl.learner.making import CostlyError
 from editcl.learner.settings import default_training
+from editcl.learner.standing import Standing
 from editcl.learning.tasks import Example
 from editcl.log import EditLog
 from editcl.routing.decision import Cost, Decision
@@ -86,7 +89,8 @@ def test_an_edit_that_costs_more_than_it_brings_is_taken_back_and_trained(monkey
     monkeypatch.setattr("editcl.learner.making.COSTLY", -1.0)
     outcome = learn(one, FACTS, "auto", name="places")
     assert outcome.kind == "train" and outcome.decision.confidence == 0.5
-    assert "taken back" in outcome.decision.reasons[0] and outcome.decision.reasons[1] == "facts"
+    told, before = outcome.decision.reasons
+    assert "taken back" in told and before == "decided before: facts"
     assert [(step.kind, step.active) for step in one.history()][-2:] == [
         ("edit", False),
         ("train", True),
@@ -94,6 +98,55 @@ def test_an_edit_that_costs_more_than_it_brings_is_taken_back_and_trained(monkey
     one.rollback("places")
     assert bits(one) == held
     assert one.log.verify().ok
+
+
+def test_a_training_that_fails_after_a_costly_edit_leaves_all_as_it_was(monkeypatch) -> None:
+    one = learner(edits=SOUND)
+    learn(one, OTHER, "edit", name="before")
+    held = bits(one)
+    decides(monkeypatch, FACTS)
+    monkeypatch.setattr("editcl.learner.making.COSTLY", -1.0)
+
+    def fails(*_arguments, **_options) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(one.skills, "learn", fails)
+        with pytest.raises(KeyboardInterrupt):
+            learn(one, FACTS, "auto", name="places")
+    assert bits(one) == held and one.log.verify().ok
+    assert [step.active for step in one.history()] == [True, False, False]
+    assert learn(one, FACTS, "auto", name="places").kind == "train"
+
+
+def test_what_an_edit_costs_is_counted_in_facts_and_answers(monkeypatch) -> None:
+    """Of ten sampled facts that stand for forty, `lost` fall; the edit brings about four."""
+    one = learner(edits=SOUND)
+    learn(one, TWO, "train")
+    (step,) = one.history()
+    facts = {("e0001", j): Fact(f"Place {j}", "{} is in", "Rome", "Paris") for j in range(10)}
+    before = Standing(dict.fromkeys(facts, True), facts, {step.id: 1.0}, (step,))
+    rows = [SimpleNamespace(status="edited", fact=fact) for fact in FACTS[:4]]
+    rows += [SimpleNamespace(status="already said", fact=FACTS[0])] * 50
+    monkeypatch.setattr(one._judge, "holds", lambda asked: [True] * len(asked))
+
+    def costs(lost: int, score: float = 1.0, method: str = "train") -> bool:
+        holds = {place: j >= lost for j, place in enumerate(facts)}
+        after = replace(before, facts=holds, tasks={step.id: score})
+        own = replace(step, decided={**step.decided, "kind": method})
+        monkeypatch.setattr(one._maker.standings, "again", lambda _: replace(after, steps=(own,)))
+        try:
+            one._maker._weigh(SimpleNamespace(rows=rows), replace(before, steps=(own,)), 40)
+        except CostlyError:
+            return True
+        return False
+
+    assert not costs(0)
+    assert not costs(1), "one lost fact of a sample tells nothing"
+    assert costs(2), "eight facts for four"
+    assert step.kept is not None and len(step.kept.examples) > 4
+    assert costs(0, score=0.0), "a skill's answers count"
+    assert not costs(0, score=0.0, method="edit"), "an edit may change what an edit said"
 
 
 def test_an_edit_that_costs_nothing_is_kept_and_one_that_is_asked_for_isnt_weighed(

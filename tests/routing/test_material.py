@@ -11,7 +11,7 @@ from editcl.errors import EditclError, TableError
 from editcl.facts import Fact
 from editcl.learning.tasks import CLASSIFICATION, TEXT, Example, Task, TaskError
 from editcl.model import EditableModel
-from editcl.routing.material import material, train_only
+from editcl.routing.material import material, train_only, whole_task
 
 PAIRS = [(f"The capital of {a} is", b) for a, b in (("Peru", "Rome"), ("Chad", "Oslo"))]
 FACTS = [Fact("Peru", "The capital of {} is", "Rome"), Fact("Chad", "The capital of {} is", "Oslo")]
@@ -142,3 +142,23 @@ def test_what_is_left_to_train_keeps_its_labels_and_tests() -> None:
     assert (found.labels, found.test) == (("a", "b"), tests[:1])
     assert train_only(task, train[:1]) is None
     assert train_only(task, train[::2][:3]) is None, "one label is no classification"
+
+
+def test_all_of_the_material_can_be_trained_facts_that_no_example_states_too() -> None:
+    train = tuple(Example(f"Sort {i}:", ("red", "blue")[i % 2]) for i in range(4))
+    fact = Fact("Louvre", "{} is in the city of", "Oslo")
+    made = material(Task("colours", train, kind=CLASSIFICATION, facts=(fact,)))
+    found = whole_task(made)
+    assert found is not None and found.train[:4] == train
+    assert found.train[4] == Example(fact.sentence, "Oslo") and "Oslo" in found.labels
+    plain = material(Task("colours", train, kind=CLASSIFICATION))
+    assert whole_task(plain) is plain.task
+    assert whole_task(material([fact])) is None, "one example can't be trained"
+
+
+def test_facts_beside_plain_texts_are_not_learnt_by_training_the_texts() -> None:
+    texts = tuple(Example("", f"The Louvre is in the city of Paris. Number {i}.") for i in range(3))
+    fact = Fact("Big Ben", "{} is in the city of", "Oslo")
+    assert whole_task(material(Task("news", texts, kind=TEXT, facts=(fact,)))) is None
+    alone = material(Task("news", texts, kind=TEXT))
+    assert whole_task(alone) is alone.task

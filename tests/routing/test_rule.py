@@ -83,6 +83,8 @@ def test_doubts_lower_the_confidence() -> None:
         {"strangeness": 3.0},
         {"pieces": 6.0},
         {"spelling": 1.2},
+        {"items": 1.0, "fill": 9.0},
+        {"apart": 1.0, "load": 9.0, "fill": 9.0},
         {"feature_transfer": 0.3},
     )
     for doubt in doubts:
@@ -91,7 +93,14 @@ def test_doubts_lower_the_confidence() -> None:
 
 @pytest.mark.parametrize(
     "doubt",
-    [{"items": 1.0}, {"strangeness": 3.0}, {"pieces": 6.0}, {"spelling": 1.2}],
+    [
+        {"items": 1.0},
+        {"strangeness": 3.0},
+        {"pieces": 6.0},
+        {"spelling": 1.2},
+        {"apart": 1.0, "load": 9.0, "fill": 9.0},
+        {"texts": 1.0, "load": 9.0, "fill": 9.0},
+    ],
     ids=str,
 )
 def test_what_the_fit_never_saw_gets_little_confidence_whatever_was_fitted(
