@@ -439,7 +439,6 @@ def log_reapply(
 @log_app.command("verify")
 def log_verify(log: Log = DEFAULT_LOG, model: Model = None, as_json: Json = False) -> None:
     """Check that the weights are, byte for byte, what the log says."""
-    from dataclasses import asdict
 
     from editcl.console import show_report
 
@@ -461,7 +460,6 @@ def log_export(
     as_json: Json = False,
 ) -> None:
     """Write the edited model as a Hugging Face folder, or its edits as a LoRA adapter."""
-    from dataclasses import asdict
 
     from editcl.console import show_report
     from editcl.log.export import export_lora, export_model
@@ -789,7 +787,6 @@ def skills_predict(
     as_json: Json = False,
 ) -> None:
     """Answer prompts with what was learnt."""
-    from dataclasses import asdict
 
     from editcl.console import show_answers
     from editcl.learning.skills import Skills
@@ -893,12 +890,16 @@ def bench_large(
         str | None,
         typer.Option(help="gpt-j-6b, gpt2-xl, llama-1b or tiny; default: by part."),
     ] = None,
-    n_facts: Annotated[int, typer.Option("--n", min=1, help="Facts edited together.")] = 1000,
+    n_facts: Annotated[
+        int, typer.Option("--n", min=1, help="Facts edited together (edit).")
+    ] = 1000,
     n_published: Annotated[
-        int, typer.Option(min=1, help="Facts that the published procedure runs on.")
+        int, typer.Option(min=1, help="Facts that the published procedure runs on (edit).")
     ] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Of each training that is timed.")] = 10,
-    rows: Annotated[int, typer.Option(min=1, help="Of a training step, 512 tokens each.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Of each training that is timed (learn).")] = 10,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Of a training step, 512 tokens each (learn).")
+    ] = 8,
     device: Device = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     seed: Seed = 0,
@@ -924,7 +925,7 @@ def bench_large(
         found = bench_large_learn(
             shape or "llama-1b", steps=steps, rows=rows, device=device, dtype=dtype, seed=seed
         )
-    _emit(as_json, asdict(found), lambda: show_large(found))
+    _emit(as_json, found.to_dict(), lambda: show_large(found))
 
 
 @bench_app.command("learn")
@@ -1181,7 +1182,6 @@ def _skill(skills: Skills, skill: Skill) -> dict[str, Any]:
 
 
 def _report(report: Any) -> dict[str, Any]:
-    from dataclasses import asdict
 
     return asdict(report)
 

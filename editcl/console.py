@@ -6,7 +6,6 @@ Texts from models, logs and files are shown as they are, never as markup or term
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -365,7 +364,7 @@ def show_mass(found: MassBenchmark) -> None:
 
 def show_large(found: LargeEdit | LargeLearn) -> None:
     """Every figure on a line."""
-    console().print(_figures_table(asdict(found)))
+    console().print(_figures_table(found.to_dict()))
 
 
 def show_learn(found: LearnBenchmark) -> None:

@@ -16,8 +16,8 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -25,17 +25,22 @@ from typing import Any
 import torch
 
 from editcl.benchmarks.learn_speed import bare_loop, fresh_session
-from editcl.benchmarks.published_rome import published_value
+from editcl.benchmarks.mass import (
+    FIXED_STEPS,
+    PUBLISHED_CONTEXTS,
+    compare_values,
+    stopwatch,
+    wait_for,
+)
 from editcl.editing.contexts import sample_contexts
 from editcl.editing.covariance import measure
 from editcl.editing.essence import PUBLISHED
-from editcl.editing.methods import METHODS, PUBLISHED_SETTINGS
+from editcl.editing.methods import METHODS
 from editcl.editing.plan import Plan
 from editcl.editing.trial import tried
-from editcl.editing.values import ValueSettings, optimise_values
+from editcl.editing.values import ValueSettings
 from editcl.errors import EditclError
 from editcl.evaluation import catalogue_cases
-from editcl.facts import Fact
 from editcl.learning.plan import Plan as Drawn
 from editcl.learning.runs import encode_rows
 from editcl.learning.settings import TrainSettings
@@ -47,13 +52,11 @@ from editcl.log.weakening import probabilities
 from editcl.model import EditableModel
 from editcl.progress import progress
 
-STEPS = 20  # of v*, on both sides
-CONTEXTS = ((10, 5),)  # MEMIT's: five texts of ten tokens beside the bare prompt
 ROW_TOKENS = 512  # of a training row
 SAMPLE = 200  # facts that our v* is timed on with the published settings
 MANY = 10_000  # facts that the figures are carried on to
 
-#: Class, configuration and its values; MEMIT's layers for it (None: no editing on it).
+#: Class, configuration and its values; the layers that MEMIT edits, the paper's where it has some.
 SHAPES: Mapping[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = MappingProxyType(
     {
         "gpt-j-6b": (
@@ -101,15 +104,15 @@ class LargeEdit:
         steps: of v*, on both sides.
         values_per_second: facts, ours and the published procedure's, both with its settings.
         values_speedup: the ratio.
-        values_loss: median final loss of the facts that both ran on, ours and theirs.
         values_loss_error: median and largest difference of one fact's loss.
         covariance_tokens: that C of every edited layer was taken over.
         covariance_seconds: for that, once for a model.
         values_seconds, solve_seconds, write_seconds: of the end-to-end edit, with the scale-free
             settings and as many steps for every fact.
-        seconds: of the end-to-end edit, without the covariance.
+        seconds: of v*, keys, solving and writing together, without covariance and log.
         facts_per_second: of that.
-        seconds_for_10000: covariance, and ten thousand facts at that rate.
+        seconds_for_10000: covariance, and ten thousand facts at that rate; that later batches hold
+            the keys of earlier ones is not counted.
         efficacy_before, efficacy: share of facts with p(new object) above p(old object).
         peak_gib: most memory that tensors took; None on the CPU.
     """
@@ -123,7 +126,6 @@ class LargeEdit:
     steps: int
     values_per_second: tuple[float, float]
     values_speedup: float
-    values_loss: tuple[float, float]
     values_loss_error: tuple[float, float]
     covariance_tokens: int
     covariance_seconds: float
@@ -136,6 +138,10 @@ class LargeEdit:
     efficacy_before: float
     efficacy: float
     peak_gib: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON-able data."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,10 @@ class LargeLearn:
     throughput_ratio: float
     loss_error: float
     peak_gib: tuple[float, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON-able data."""
+        return asdict(self)
 
 
 def random_model(
@@ -195,7 +205,7 @@ def bench_large_edit(
     *,
     n_facts: int = 1000,
     n_published: int = 20,
-    covariance_tokens: int = 10,
+    tokens_per_unit: int = 10,
     device: str | None = None,
     dtype: str = "bfloat16",
     seed: int = 0,
@@ -206,78 +216,54 @@ def bench_large_edit(
         shape: a name in SHAPES.
         n_facts: catalogue facts, edited together.
         n_published: facts that the published procedure runs on.
-        covariance_tokens: for each unit of d_mlp; random ones.
+        tokens_per_unit: of d_mlp, for the covariance; random ones.
         device, dtype: as of `editcl.load`.
         seed: of weights and draws.
 
     Raises:
         EditclError: there is no such shape, or the catalogue has fewer facts.
     """
-    model = random_model(shape, device=device, dtype=dtype, seed=seed)
-    layers = SHAPES[shape][3]
+    layers = SHAPES[shape][3] if shape in SHAPES else ()
     facts = [case.fact for case in catalogue_cases(n_facts, seed=seed)]
     if len(facts) < n_facts:
         raise EditclError(f"the catalogue has only {len(facts)} facts to edit together.")
-    settings = replace(PUBLISHED_SETTINGS, stop=0.0, steps=STEPS)
-    contexts = sample_contexts(model, lengths=CONTEXTS, seed=seed)
-    few = facts[:: max(1, len(facts) // n_published)][:n_published]
-
-    def values(chosen: Sequence[Fact]) -> Any:
-        essence = [PUBLISHED] * len(chosen)
-        return optimise_values(model, chosen, layers[-1], contexts, essence, settings)
-
-    plain_losses: list[float] = []
-
-    def published(fact: Fact, steps: int = STEPS) -> float:
-        own = replace(settings, steps=steps)
-        return published_value(model, fact, layers[-1], contexts, PUBLISHED, own).loss
-
-    published(few[0], steps=2)
-    alone, _ = _timed(model, lambda: values(few))  # both sides are warm before they are timed
-    plain_seconds = []
-    for fact in progress(few, "v* by the published procedure"):
-        loss, seconds = _timed(model, partial(published, fact))
-        plain_losses.append(loss)
-        plain_seconds.append(seconds)
+    model = random_model(shape, device=device, dtype=dtype, seed=seed)
     sample = facts[:: max(1, len(facts) // SAMPLE)][:SAMPLE]
-    _, own_seconds = _timed(model, lambda: values(sample))
-    own_losses = alone.loss.tolist()
-    errors = [abs(a - b) for a, b in zip(own_losses, plain_losses, strict=True)]
-
-    tokens = covariance_tokens * model.d_mlp
-    measured, covariance_seconds = _timed(
-        model, lambda: measure(model, layers, _random_rows(model, tokens, seed), tokens=tokens)
+    speed = compare_values(model, sample, layers[-1], n_published, seed)
+    tokens = tokens_per_unit * model.d_mlp
+    rows = _random_rows(model, tokens, seed)
+    measured, covariance_seconds = stopwatch(
+        model, partial(measure, model, layers, rows, tokens=tokens)
     )
+    contexts = sample_contexts(model, lengths=PUBLISHED_CONTEXTS, seed=seed)
     plan = Plan(
         layers=layers,
-        settings=ValueSettings(steps=STEPS, stop=0.0),
+        settings=ValueSettings(steps=FIXED_STEPS, stop=0.0),
         covariances={layer: c.damped() for layer, c in measured.items()},
         essence=[PUBLISHED] * len(facts),
         contexts=contexts,
     )
     del measured  # of large models C takes a gibibyte a layer
     before = probabilities(model, facts)
-    solution, seconds = _timed(model, lambda: METHODS["memit"](model, facts, plan))
+    solution, seconds = stopwatch(model, partial(METHODS["memit"], model, facts, plan))
     values_seconds = float(solution.details["values_seconds"])
     started = time.perf_counter()
     with tried(model, solution.updates):
-        _wait(model)
+        wait_for(model)
         write_seconds = time.perf_counter() - started
         after = probabilities(model, facts)
     total = seconds + write_seconds
-    ours, theirs = len(sample) / own_seconds, 1 / statistics.median(plain_seconds)
     return LargeEdit(
         shape=shape,
         parameters=sum(p.numel() for p in model.hf.parameters()),
         device=_device_name(model),
         dtype=str(model.dtype).removeprefix("torch."),
         n_facts=n_facts,
-        n_published=len(few),
-        steps=STEPS,
-        values_per_second=(ours, theirs),
-        values_speedup=ours / theirs,
-        values_loss=(statistics.median(own_losses), statistics.median(plain_losses)),
-        values_loss_error=(statistics.median(errors), max(errors)),
+        n_published=len(speed.errors),
+        steps=FIXED_STEPS,
+        values_per_second=speed.per_second,
+        values_speedup=speed.speedup,
+        values_loss_error=(statistics.median(speed.errors), max(speed.errors)),
         covariance_tokens=tokens,
         covariance_seconds=covariance_seconds,
         values_seconds=values_seconds,
@@ -369,20 +355,6 @@ def _random_rows(model: EditableModel, tokens: int, seed: int) -> list[list[int]
     drawn = torch.Generator().manual_seed(seed)
     count = -(-tokens // length)
     return torch.randint(1, known, (count, length), generator=drawn).tolist()
-
-
-def _timed(model: EditableModel, work: Callable[[], Any]) -> tuple[Any, float]:
-    """What it returns, and its seconds until the device is done."""
-    _wait(model)
-    started = time.perf_counter()
-    found = work()
-    _wait(model)
-    return found, time.perf_counter() - started
-
-
-def _wait(model: EditableModel) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
 
 
 def _forget_peak(model: EditableModel) -> None:

@@ -83,7 +83,7 @@ class Kept:
 
 @dataclass(frozen=True, repr=False)
 class Step:
-    """One call of `Learner.learn`.
+    """One decision of `Learner.learn`, carried out; of a costly edit that was trained instead, two.
 
     Attributes:
         id: of the note that opened it.
