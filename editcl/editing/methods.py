@@ -104,13 +104,13 @@ METHODS: Mapping[str, Editor] = {
     "rome-published": Editor(
         rome_with(published_direction), "one fact, the authors' code", single=True, one_layer=True
     ),
-    "memit": Editor(memit, "a batch over several layers"),
+    "memit": Editor(memit, "a batch over several layers, earlier ones held"),
     "memit-published": Editor(
         published_memit, "a batch over several layers, residual divided evenly"
     ),
     "pmet": Editor(pmet, "a batch, attention's part set aside"),
     "emmet": Editor(emmet, "a batch at one layer, every subject met", one_layer=True),
-    "alphaedit": Editor(alphaedit, "batch after batch, earlier ones protected"),
+    "alphaedit": Editor(alphaedit, "batch after batch, where the model's own keys hardly point"),
     "ultraedit": Editor(
         ultraedit,
         "a batch in one backward pass, without a subject",
