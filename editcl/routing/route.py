@@ -218,12 +218,15 @@ class _Look:
 
     def ask_capacity(self) -> None:
         """What part of all that edits hold these facts are, and all with them; of many."""
-        known, facts = trials.known_covariances(self.model), self._facts()
+        facts = self._facts()
         stated = {(f.subject, f.prompt) for f in (*facts, *active_facts(self.model.log))}
-        count, filled = len(facts), len(stated)
-        if known and filled >= CROWD and self._verdict().kind in (EDIT, SPLIT):
+        if len(stated) < CROWD or self._verdict().kind not in (EDIT, SPLIT):
+            return
+        # So many facts take so long to edit that C, which an edit needs anyway, is soon had.
+        known = trials.edit_covariances(self.model)
+        if known:
             holds = trials.capacity(known)
-            self.signals |= {"load": count / holds, "fill": filled / holds}
+            self.signals |= {"load": len(facts) / holds, "fill": len(stated) / holds}
 
     # -- cost -------------------------------------------------------------------------------------
 

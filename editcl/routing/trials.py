@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from editcl.editing.covariance import Covariance
+from editcl.editing.choices import choose_layers
+from editcl.editing.covariance import Covariance, covariances
+from editcl.editing.methods import METHODS
 from editcl.editing.trial import tried
 from editcl.editing.way import plan_for, way_of
 from editcl.encoding import Sentence
+from editcl.errors import EditclError
 from editcl.evaluation.answers import answers as answers_to
 from editcl.facts import Fact
 from editcl.learning.lora import Adapters
@@ -166,6 +169,17 @@ def known_covariances(model: EditableModel) -> dict[int, Covariance]:
     Where there are none, a trial edit would first have to measure them, which takes far longer.
     """
     return {c.layer: c for c in model.memo.values() if isinstance(c, Covariance)}
+
+
+def edit_covariances(model: EditableModel) -> dict[int, Covariance]:
+    """C of the layers that an edit would change, measured if need be, as the edit itself would do.
+
+    {} where no layer can be chosen: then there is no edit either, and no capacity to speak of.
+    """
+    try:
+        return covariances(model, choose_layers(model, METHODS[METHOD], None))
+    except EditclError:
+        return {}
 
 
 def capacity(known: Mapping[int, Covariance]) -> float:

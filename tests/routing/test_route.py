@@ -234,8 +234,16 @@ def test_a_trial_edit_that_fails_is_asked_about_where_covariances_are_at_hand(
     )
 
 
-def test_many_facts_are_set_against_what_edits_of_the_model_hold(model: EditableModel) -> None:
-    model.memo |= {"covariance-x": Covariance(1, torch.eye(8), 1, "a test")}
+@pytest.fixture
+def eight_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that point everywhere alike, in one layer of eight units."""
+    found = {1: Covariance(1, torch.eye(8), 1, "a test")}
+    monkeypatch.setattr("editcl.routing.trials.edit_covariances", lambda _: found)
+
+
+def test_many_facts_are_set_against_what_edits_of_the_model_hold(
+    model: EditableModel, eight_directions: None
+) -> None:
     found = route(model, named_facts(200), show=False, thresholds=FAMILIAR)
     assert found.signals["load"] == found.signals["fill"] == pytest.approx(200 / (0.2 * 8))
     assert found.kind == ABSTAIN and "125.0 times what edits" in found.reasons[0]
@@ -244,15 +252,21 @@ def test_many_facts_are_set_against_what_edits_of_the_model_hold(model: Editable
 
 
 def test_facts_that_earlier_edits_leave_no_room_for_are_trained(
-    model: EditableModel, monkeypatch: pytest.MonkeyPatch
+    model: EditableModel, eight_directions: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("editcl.routing.trials.capacity", lambda _: 100.0)
-    monkeypatch.setattr("editcl.routing.route.active_facts", lambda _: [None] * 180)
-    model.memo |= {"covariance-x": Covariance(1, torch.eye(8), 1, "a test")}
+    earlier = [Fact(f"Place {i}", "{} is in", "Rome") for i in range(170)]
+    again = named_facts(30)[:10]  # what was edited before is there once
+    monkeypatch.setattr("editcl.routing.route.active_facts", lambda _: [*earlier, *again])
     found = route(model, named_facts(30), show=False, thresholds=FAMILIAR)
-    assert found.signals["load"] == 0.3 and found.signals["fill"] == 2.1
-    assert found.kind == TRAIN and "2.1 times what edits" in found.reasons[0]
+    assert found.signals["load"] == 0.3 and found.signals["fill"] == 2.0
+    assert found.kind == TRAIN and "2.0 times what edits" in found.reasons[0]
     assert found.trains is not None and not found.facts
+
+
+def test_where_no_layer_can_be_chosen_no_capacity_is_spoken_of(model: EditableModel) -> None:
+    found = route(model, named_facts(200), show=False, thresholds=FAMILIAR)
+    assert "load" not in found.signals and found.kind == EDIT
 
 
 def test_facts_beside_too_little_to_train_on_are_edited(model: EditableModel) -> None:
