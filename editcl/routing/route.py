@@ -36,7 +36,7 @@ from editcl.routing.decision import (
     Cost,
     Decision,
 )
-from editcl.routing.material import Material, material, train_only
+from editcl.routing.material import Material, material, train_only, whole_task
 from editcl.routing.named import set_apart
 from editcl.routing.parts import exceptions, part_names, part_signals, parts_of
 from editcl.routing.reading import SAMPLE, Reading, read
@@ -50,6 +50,7 @@ from editcl.routing.rule import (
     shipped,
     undecided,
 )
+from editcl.routing.rule import FULL as FULL_STEP
 from editcl.routing.surface import answers_of, surface, templates
 from editcl.routing.words import reasons, unused_reasons
 
@@ -98,7 +99,7 @@ def route(
         raise EditclError(f"there is no budget {budget!r}; choose one of {', '.join(BUDGETS)}.")
     made = task if isinstance(task, Material) else material(task, model=model)
     rest, facts = set_apart(made)
-    look = _Look(model, rest, facts, thresholds or shipped(), seed, show, started)
+    look = _Look(model, rest, facts, whole_task(made), thresholds or shipped(), seed, show, started)
     if rest.examples:
         look.read(SAMPLE if budget == FULL else SAMPLE_CHEAP)
         if budget == FULL:
@@ -115,11 +116,13 @@ class _Look:
     Attributes:
         made: what is looked at.
         named: facts beside it that are called so, and are edited whatever the rest is.
+        whole: what would train all of it, the named facts too; None if nothing does.
     """
 
     model: EditableModel
     made: Material
     named: tuple[Fact, ...]
+    whole: Task | None
     thresholds: Thresholds
     seed: int
     show: bool
@@ -227,6 +230,7 @@ class _Look:
         if known:
             holds = trials.capacity(known)
             self.signals |= {"load": len(facts) / holds, "fill": len(stated) / holds}
+            self.signals["trainable"] = float(self.whole is not None)
 
     # -- cost -------------------------------------------------------------------------------------
 
@@ -296,6 +300,8 @@ class _Look:
             left = sum(fact is None for fact in made.facts)
             said = f"{left:,} examples state no fact and are left out of the edit"
             return EDIT, facts, None, [said] if left else []
+        if verdict.step == FULL_STEP:
+            return TRAIN, (), self.whole, []
         if verdict.kind == TRAIN and made.task is not None:
             # Facts that a task of plain texts names are none of its texts.
             given = made.given if made.task.kind == TEXT else ()

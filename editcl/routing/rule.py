@@ -9,11 +9,12 @@ In this order, with e = the best evidence that answers carry over between exampl
     train      e >= train, or a few examples show a skill, or the answers stand in the prompts or
                are long
     train      facts in words that the model knows, about names that it doesn't
-    abstain    more facts than edits of this model hold
-    train      as many as they hold, but not together with those edited before
     abstain    a trial edit failed
     edit       enough examples state facts, with short objects
     abstain    none of this
+
+Whatever would be edited must find room: more facts than edits of the model hold are asked about,
+and those that it does not hold together with the ones edited before are trained.
 
 Facts that are called so (`named`) are edited beside whatever the rest is: if that is to be trained
 the verdict is split.
@@ -159,6 +160,8 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     kind, step, margin = _steps(signals, t)
     if signals.get("apart"):
         kind = {TRAIN: SPLIT, ABSTAIN: EDIT}.get(kind, kind)
+    if kind in (EDIT, SPLIT):
+        kind, step, margin = _room(signals, t) or (kind, step, margin)
     # A few examples can't make sure of anything, and neither can edits of strange or many prompts.
     n, sound = signals.get("items", 0.0), soundness(signals, t) if kind == EDIT else 1.0
     margin = max(0.0, min(1.0, margin)) * n / (n + 4) * sound
@@ -201,16 +204,20 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
     if factual and s.get("named_share", 0.0) >= t.facts and s.get("strangeness", 0.0) >= t.unknown:
         return TRAIN, NAMES, 0.5 * min(1.0, s["strangeness"] / t.unknown - 1)
-    if factual and not s.get("apart") and s.get("load", 0.0) > t.load:
-        return ABSTAIN, CROWDED, 0.5 * min(1.0, s["load"] / t.load - 1)
-    several = s.get("items", 0.0) > 1  # one can't be trained
-    if factual and several and not s.get("apart") and s.get("fill", 0.0) > t.load:
-        return TRAIN, FULL, 0.5 * min(1.0, s["fill"] / t.load - 1)
     if factual and s.get("trial_efficacy", 1.0) < 0.5:
         return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
     if factual:
         return EDIT, FACTS, min((t.train - e) / t.train, 0.5 + share - t.facts)
     return ABSTAIN, NEITHER, min(t.facts - share, t.train - e)
+
+
+def _room(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float] | None:
+    """What to do instead of an edit that the model has no room for; None if it has."""
+    if s.get("load", 0.0) > t.load:
+        return ABSTAIN, CROWDED, 0.5 * min(1.0, s["load"] / t.load - 1)
+    if s.get("fill", 0.0) > t.load and s.get("trainable", 1.0):
+        return TRAIN, FULL, 0.5 * min(1.0, s["fill"] / t.load - 1)
+    return None
 
 
 def _shows_skill(s: Mapping[str, float], t: Thresholds) -> bool:

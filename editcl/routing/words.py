@@ -87,7 +87,8 @@ def reasons(
         f"{_percent(s.get('apart', 0.0))} of the examples are facts, as the caller or their words "
         "say, and are edited; of the rest:"
     )
-    return (*([apart] if "apart" in s else []), told[verdict.step](), *_beside(verdict, s, t))
+    said = "apart" in s and verdict.step not in (rule.CROWDED, rule.FULL)
+    return (*([apart] if said else []), told[verdict.step](), *_beside(verdict, s, t))
 
 
 def unused_reasons(unused: Sequence[str]) -> tuple[str, ...]:
