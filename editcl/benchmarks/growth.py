@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ class Law:
 
     Attributes:
         name: in words.
-        a, b, c: its coefficients.
+        a, b, c: its coefficients, a + b n^c; c = 0 stands for the logarithm.
         error: largest relative error on what was measured.
     """
 
@@ -71,12 +71,18 @@ class Law:
 
     def at(self, n: float) -> float:
         """The cost that it foretells."""
-        return self.a + self.b * n**self.c
+        return self.a + self.b * _term(n, self.c)
 
     def __str__(self) -> str:
         head = f"{self.a:.3g} + " if self.a else ""
         power = "" if self.c == 1 else f"^{self.c:.3g}"
-        return f"{self.name}: {head}{self.b:.3g} n{power} (within {self.error:.0%})"
+        term = "ln n" if self.c == 0 else f"n{power}"
+        return f"{self.name}: {head}{self.b:.3g} {term} (within {self.error:.0%})"
+
+
+def _term(n: float, c: float) -> float:
+    """n^c, of which the logarithm stands in for c = 0."""
+    return float(np.log(n)) if c == 0 else n**c
 
 
 @dataclass(frozen=True)
@@ -105,25 +111,29 @@ class Growth:
 
 
 def fit_law(n: Sequence[int], cost: Sequence[float]) -> Law:
-    """The law that fits best, by the largest relative error: a + b n, a + b n^2, or b n^c.
+    """The law that fits best, by the largest relative error: a + b n, a + b n^2, a + b ln n, b n^c.
 
     Coefficients by least squares of relative errors (of logarithms, for the power law); a cost
-    that shrinks with n, or a negative start, is no law of growth and is not offered.
+    that shrinks with n, or a negative start, is no law of growth and is not offered; but where n
+    is 1 the logarithm may be below nought.
     """
     x, y = np.asarray(n, float), np.asarray(cost, float)
     assert len(x) >= 3 and (y > 0).all(), "a law needs three costs above zero"
     found = []
-    for name, power in (("linear", 1.0), ("quadratic", 2.0)):
-        columns = np.stack([np.ones_like(x), x**power], 1) / y[:, None]
+    for name, power in (("linear", 1.0), ("quadratic", 2.0), ("logarithmic", 0.0)):
+        term = np.array([_term(value, power) for value in x])
+        columns = np.stack([np.ones_like(x), term], 1) / y[:, None]
         a, b = np.linalg.lstsq(columns, np.ones_like(y), rcond=None)[0]
-        if a >= 0 and b >= 0:
+        if b >= 0 and (a >= 0 or power == 0):
             found.append((name, float(a), float(b), power))
     slope, start = np.polyfit(np.log(x), np.log(y), 1)
     found.append(("power", 0.0, float(np.exp(start)), float(slope)))
-    laws = [
-        Law(name, a, b, c, float(np.abs((a + b * x**c) / y - 1).max())) for name, a, b, c in found
+    laws = [Law(*coefficients, error=0.0) for coefficients in found]
+    errors = [
+        max(abs(law.at(value) / paid - 1) for value, paid in zip(x, y, strict=True)) for law in laws
     ]
-    return min(laws, key=lambda law: law.error)
+    best = min(range(len(laws)), key=lambda i: errors[i])
+    return replace(laws[best], error=float(errors[best]))
 
 
 def measure_growth(model: EditableModel, sizes: Sequence[int], *, seed: int = 0) -> Growth:

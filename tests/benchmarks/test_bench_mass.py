@@ -73,6 +73,7 @@ def test_a_process_that_fails_is_told_with_what_it_said(embedded) -> None:
         ("linear", lambda n: 3.0 + 0.2 * n),
         ("quadratic", lambda n: 3.0 + 0.002 * n**2),
         ("power", lambda n: 0.5 * n**1.4),
+        ("logarithmic", lambda n: 3.0 + 2.0 * np.log(n)),
     ],
 )
 def test_a_law_is_found_again(name, law) -> None:
