@@ -193,6 +193,6 @@ def capacity(known: Mapping[int, Covariance]) -> float:
 
 def effective_rank(covariance: Covariance) -> float:
     """exp of the entropy of C's eigenvalues, as shares of their sum; at most d_mlp."""
-    values = covariance.eigen()[0].clamp_min(0)
+    values = covariance.spectrum().clamp_min(0)
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())

@@ -96,3 +96,13 @@ def test_edits_in_the_log_do_not_change_it(model) -> None:
 def test_an_empty_corpus_is_refused(model) -> None:
     with pytest.raises(EditclError, match="empty"):
         covariances(model, [0], texts=["  "])
+
+
+def test_the_spectrum_is_that_of_the_decomposition() -> None:
+    rows = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    one, other = (Covariance(0, rows.T @ rows / 40, 40, "random") for _ in range(2))
+    values = one.spectrum()
+    assert torch.allclose(values, other.eigen()[0]) and torch.equal(
+        other.spectrum(), other.eigen()[0]
+    )
+    assert float(values.sum()) == pytest.approx(float(one.moment.trace()), rel=1e-6)
