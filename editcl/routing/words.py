@@ -63,8 +63,8 @@ def reasons(
         ),
         rule.CROWDED: lambda: (
             f"Which of these facts matter? They are {s['load']:.1f} times what edits of this model "
-            f"are known to hold ({t.load:g} times are allowed), and adapters hold no more. Give "
-            "fewer, or choose edit or train yourself"
+            f"are known to hold ({t.load:g} times are allowed), and a training of the usual length "
+            "holds no more. Give fewer, or choose edit or train yourself"
         ),
         rule.FULL: lambda: (
             f"these facts and those edited before are {s['fill']:.1f} times what edits of this "
