@@ -164,7 +164,7 @@ def look_ahead(
     plan: Plan,
     metric: Metric,
     *,
-    protected: int,
+    protected: int = 0,
 ) -> Solution:
     """Solves layer after layer, each for all that are left; the model is as before afterwards.
 
