@@ -65,7 +65,7 @@ class Covariance:
         return self._eigen[0]
 
     def spectrum(self) -> Float[Tensor, " d_mlp"]:
-        """Eigenvalues of C alone, ascending, float64; a third of the time of `eigen`."""
+        """Eigenvalues of C alone, ascending, float64; half the time of `eigen`."""
         return self._eigen[0][0] if self._eigen else torch.linalg.eigvalsh(self.moment.double())
 
     def solve(self, keys: Float[Tensor, "d_mlp n_keys"]) -> Float[Tensor, "d_mlp n_keys"]:

@@ -12,7 +12,7 @@ from editcl.errors import EditclError
 from editcl.learning.tasks import Task
 from editcl.model import EditableModel
 from editcl.routing.decision import EDIT, SPLIT, TRAIN, Cost, Decision
-from editcl.routing.material import Material, train_only, whole_task
+from editcl.routing.material import Material, train_only
 from editcl.routing.route import route
 from editcl.routing.words import unused_reasons
 
@@ -44,7 +44,7 @@ def decide(
     return replace(asked, budget=budget)
 
 
-def trained_instead(decision: Decision, made: Material, why: str) -> Decision | None:
+def trained_instead(decision: Decision, made: Material, whole: Task, why: str) -> Decision:
     """Another decision after an edit was tried and taken back: all of it is trained.
 
     Its confidence is that of guessing one arm of two: what was measured speaks against the edit.
@@ -52,15 +52,9 @@ def trained_instead(decision: Decision, made: Material, why: str) -> Decision | 
     Args:
         decision: of the edit.
         made: what is learnt.
+        whole: the task that trains all of it.
         why: what the edit cost.
-
-    Returns:
-        None if there is too little to train, or if the facts are beside plain texts, whose training
-        would not learn them.
     """
-    trains = whole_task(made)
-    if trains is None:
-        return None
     told = f"{why}, so it was taken back, and all is trained instead"
     before = (f"decided before: {reason}" for reason in decision.reasons)
     return replace(
@@ -69,7 +63,7 @@ def trained_instead(decision: Decision, made: Material, why: str) -> Decision | 
         confidence=0.5,
         reasons=(told, *before),
         facts=(),
-        trains=_named(made, trains),
+        trains=_named(made, whole),
     )
 
 

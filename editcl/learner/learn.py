@@ -126,7 +126,8 @@ class Learner:
         decision = decide(self.model, made, method, budget=budget, seed=seed, show=show)
         if decision.trains is not None:
             self.skills.check(decision.trains, strategy)
-        weigh = method == AUTO and bool(decision.facts) and whole_task(made) is not None
+        # What an edit that costs too much would be trained as; None: it is not weighed.
+        whole = whole_task(made) if method == AUTO and decision.facts else None
         plan = Plan(
             made=made,
             decision=decision,
@@ -137,7 +138,7 @@ class Learner:
             seed=seed,
             show=show,
             checkpoint=checkpoint,
-            weigh=weigh,
+            weigh=whole is not None,
         )
         if decision.kind == ABSTAINS:
             seconds = time.perf_counter() - started
@@ -145,8 +146,9 @@ class Learner:
         try:
             return self._maker.make(plan, repair=repair, started=started)
         except CostlyError as error:
-            other = trained_instead(decision, made, str(error))
-            assert other is not None and other.trains is not None, "weighed with a task to train"
+            assert whole is not None, "only what can be trained is weighed"
+            other = trained_instead(decision, made, whole, str(error))
+            assert other.trains is not None, "it trains"
             self.skills.check(other.trains, strategy)
             again = replace(plan, decision=other, step=self._note(method, other), weigh=False)
             return self._maker.make(again, repair=repair, started=started)
