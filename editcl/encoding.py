@@ -117,7 +117,8 @@ def _row(
     ids, offsets = ids[: last + 1], offsets[: last + 1]
     subject = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
     # A space token of its own in front of the object belongs to the object: the model must say it.
-    first = next((i for i, (a, b) in enumerate(offsets) if b > prompt_end and b > a), len(ids))
+    # Tokenizers that trim offsets (GPT-2's) give it an empty one, behind the prompt's end.
+    first = next((i for i, (_, b) in enumerate(offsets) if b > prompt_end), len(ids))
     has_object = any(b > target_char and b > a for a, b in offsets[first:])
     target = list(range(first, len(ids))) if sentence.target and has_object else []
     if sentence.subject and not subject:

@@ -7,6 +7,7 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from editcl.encoding import Row, Sentence, encode, pad
@@ -223,3 +224,21 @@ def test_padding_at_either_side() -> None:
     assert left.ids.tolist() == [[1, 2, 3], [9, 9, 4], [9, 9, 9]]
     assert left.mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 0, 0]]
     assert torch.equal(pad([], 0, "cpu").ids, torch.zeros(0, 0, dtype=torch.long))
+
+
+def test_a_space_that_is_a_token_of_its_own_belongs_to_the_object() -> None:
+    """Its offsets are empty where a tokenizer trims them (GPT-2's does)."""
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    alone = [word for word in ("qzx", "Zürich", "xkcd", "ß") if _starts_with_a_space(word)]
+    assert alone, "the tokenizer should split the space off some word"
+    for word in alone:
+        (row,) = encode(tokenizer, [Sentence("the label:", "", word)])
+        assert tokenizer.decode(row.ids[: row.target_start]) == "the label:"
+        assert target_text(tokenizer, row) == f" {word}"
+
+
+def _starts_with_a_space(word: str) -> bool:
+    tokenizer = TOKENIZERS["plain"]
+    ids = tokenizer(f"a {word}", add_special_tokens=False)["input_ids"]
+    return " " in [tokenizer.decode([i]) for i in ids]
