@@ -67,6 +67,36 @@ def passed_through(block: nn.Module, n_outputs: int | None) -> Iterator[None]:
         del block.forward
 
 
+@contextmanager
+def run_at(module: nn.Module, at: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """A module that treats each position by itself runs at some pairs (row, position) alone.
+
+    Its output is 0 elsewhere. Calls with anything but one tensor [n_rows, n_tokens, d] are left as
+    they are.
+    """
+    whole: list[Tensor] = []
+
+    def narrow(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) != 1 or kwargs or args[0].ndim != 3:
+            return None
+        whole.append(args[0])
+        return (args[0][at][None],), kwargs
+
+    def widen(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+        if not whole:
+            return None
+        out = output.new_zeros(*whole.pop().shape[:2], output.shape[-1])
+        return out.index_put(at, output[0])
+
+    before = module.register_forward_pre_hook(narrow, with_kwargs=True)
+    after = module.register_forward_hook(widen)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
 def _register(modules: ModuleMap, hook: Hook, function: HookFunction) -> list[Any]:
     if hook.name == "hook_embed":
         return [modules.embed.register_forward_hook(_on_output(function, hook))]

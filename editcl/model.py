@@ -20,7 +20,7 @@ from torch import Tensor
 from editcl.architecture import DownProjection, ModuleMap, build_bridge
 from editcl.encoding import Row, Sentence, encode, pad
 from editcl.errors import EditclError, FactError, NonFiniteError, UnsupportedModel
-from editcl.hooks import Hook, HookFunction, StopForward, hooked, passed_through
+from editcl.hooks import Hook, HookFunction, StopForward, hooked, passed_through, run_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -294,6 +294,21 @@ class EditableModel:
                 stack.enter_context(passed_through(block, self._block_outputs))
             hook = {f"blocks.{layer}.hook_resid_pre": lambda _activation, _hook: residual}
             stack.enter_context(self.hooks(hook))
+            yield
+
+    @contextmanager
+    def narrowed(self, at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]]) -> Iterator[None]:
+        """The last block's output projection and MLP run at pairs of row and position alone.
+
+        Exact there; elsewhere the block's output is not what it was, so that only logits at these
+        pairs count. Parts that are no module of one tensor [n_rows, n_tokens, d] run as ever.
+        """
+        last = f"blocks.{self.n_layers - 1}"
+        parts = [self.map.find(f"{last}.{name}") for name in ("attn.o", "mlp")]
+        with ExitStack() as stack:
+            for part in parts:
+                if part is not None:
+                    stack.enter_context(run_at(part, at))
             yield
 
     def _count_block_outputs(self) -> int | None:

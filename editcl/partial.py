@@ -2,18 +2,20 @@
 
 When only the activation at the subject's last token of block l changes, positions before it keep
 their keys and values at every layer, and blocks below l keep their outputs. A `SuffixRun` computes
-these once and then runs rows from position `start` and block l on, exactly. It knows nothing of
-facts or losses; it knows the Hugging Face key-value cache.
+these once, beginnings that rows share once for all of them, and then runs rows from position
+`start` and block l on, exactly. It knows nothing of facts or losses; it knows the Hugging Face
+key-value cache.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from editcl.encoding import pad
 from editcl.model import EditableModel, Hook
+
+Ids: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -62,24 +66,11 @@ class SuffixRun:
             layer: the first block that later runs recompute.
             names: hook points below it whose activations are wanted.
         """
-        before = pad(
-            [row[:s] for row, s in zip(rows, starts, strict=True)],
-            model.pad_id,
-            model.device,
-            left=True,
-        )
-        after = pad(
-            [row[s:] for row, s in zip(rows, starts, strict=True)], model.pad_id, model.device
-        )
-        mask = torch.cat([before.mask, after.mask], dim=1)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        n_prefix = before.ids.shape[1]
-        prefix = None
-        if n_prefix:
-            inputs = accepted(model, before.ids, before.mask, positions[:, :n_prefix])
-            with torch.no_grad():
-                _, prefix = model.forward_caching(inputs, last_only=True)
-        inputs = accepted(model, after.ids, mask, positions[:, n_prefix:])
+        before = [tuple(row[:s]) for row, s in zip(rows, starts, strict=True)]
+        after = [row[s:] for row, s in zip(rows, starts, strict=True)]
+        with torch.no_grad():
+            mask, prefix = _prefixes(model, before, max(map(len, after)))
+        inputs, _ = behind(model, mask, after)
         run = cls(model, 0, torch.empty(0, 0, 0), inputs, prefix)
         name = f"blocks.{layer}.hook_resid_pre"
         found = model.activations(inputs, [name, *names], cache=run._cache())
@@ -89,16 +80,25 @@ class SuffixRun:
         self,
         at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]],
         shift: Float[Tensor, "n_rows d_model"] | None = None,
+        *,
+        narrow: bool = False,
     ) -> Float[Tensor, "n_at d_vocab"]:
         """Logits at (row, suffix position) pairs, through blocks from `layer` on.
 
-        `shift` is added to the residual stream at each row's start.
+        Args:
+            at: distinct pairs.
+            shift: is added to the residual stream at each row's start.
+            narrow: run what follows the last block's attention at these pairs alone; no hook may
+                look at that.
         """
         residual = self.residual
         if shift is not None:
             start = (residual[:, 0].float() + shift).to(residual.dtype)
             residual = torch.cat([start[:, None], residual[:, 1:]], dim=1)
-        with self.model.start_at(self.layer, residual):
+        with ExitStack() as stack:
+            stack.enter_context(self.model.start_at(self.layer, residual))
+            if narrow:
+                stack.enter_context(self.model.narrowed(at))
             return self.model.forward(self.inputs, at=at, cache=self._cache())[0]
 
     def select(self, index: Int[Tensor, " n_chosen"]) -> SuffixRun:
@@ -110,6 +110,52 @@ class SuffixRun:
     def _cache(self) -> Any:
         """The cache of one run; a shallow copy, since layers reassign what they hold."""
         return None if self.prefix is None else _shallow(self.prefix)
+
+
+def _prefixes(
+    model: EditableModel, rows: Sequence[Ids], n_suffix: int
+) -> tuple[Int[Tensor, "n_rows n_prefix"], Any | None]:
+    """Mask and key-value cache of what stands in front of the suffixes; None if nothing does.
+
+    Equal rows are run once, and so are beginnings that many of them share: texts in front of
+    prompts are the same for every fact.
+    """
+    distinct = sorted(set(rows))
+    heads = shared_heads(distinct)
+    names = sorted({row[:n] for row, n in heads.items()})
+    saved = sum(heads.values()) - sum(map(len, names))
+    width = max(map(len, names)) + max(len(row) - n for row, n in heads.items()) + n_suffix
+    if saved < pass_costs(model) or not gap_allowed(model, width):
+        heads, names = dict.fromkeys(distinct, 0), [()]
+    mask = torch.zeros(len(names), 0, dtype=torch.long, device=model.device)
+    mask, cache = _further(model, mask, None, names)
+    index = [names.index(row[: heads[row]]) for row in distinct]
+    at = torch.tensor(index, device=model.device)
+    cache = None if cache is None else selected(cache, at)
+    mask, cache = _further(model, mask[at], cache, [row[heads[row] :] for row in distinct])
+    index = [distinct.index(row) for row in rows]
+    at = torch.tensor(index, device=model.device)
+    return mask[at], None if cache is None else selected(cache, at)
+
+
+def _further(
+    model: EditableModel, mask: Tensor, cache: Any, pieces: Sequence[Ids]
+) -> tuple[Tensor, Any]:
+    """Mask and cache of rows with a piece run behind each."""
+    if not any(pieces):
+        return mask, cache
+    inputs, mask = behind(model, mask, pieces, left=True)
+    return mask, model.forward_caching(inputs, last_only=True, cache=cache)[1]
+
+
+def behind(
+    model: EditableModel, mask: Tensor, pieces: Sequence[Sequence[int]], *, left: bool = False
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Forward arguments for pieces behind cached rows of a mask, and the mask of both."""
+    after = pad(pieces, model.pad_id, model.device, left=left)
+    mask = torch.cat([mask, after.mask], dim=1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] - after.ids.shape[1] :]
+    return accepted(model, after.ids, mask, positions), mask
 
 
 def adds_what_it_writes(model: EditableModel, layer: int) -> bool:
@@ -160,6 +206,58 @@ def _shallow(cache: Any) -> Any:
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
+
+
+def shared_heads(prompts: Sequence[Ids]) -> dict[Ids, int]:
+    """For each of the sorted, distinct prompts how many leading tokens it shares with others.
+
+    A set of n prompts that share d tokens saves (n - 1) d; the sets are nested (as in a prefix
+    tree), and of each and its parts, with what no part takes sharing d, the better is taken. A
+    prompt keeps one token of its own.
+    """
+    shared = dict.fromkeys(prompts, 0)
+
+    def best(group: Sequence[Ids], depth: int) -> tuple[int, list[tuple[Sequence[Ids], int]]]:
+        """Tokens saved, and the sets that save them, in prompts that share `depth` tokens."""
+        # Sorted, so what the first and the last share all share.
+        depth = max(depth, _common(group[0], group[-1]))
+        parts: dict[int, list[Ids]] = defaultdict(list)
+        for prompt in group:
+            if len(prompt) > depth + 1:
+                parts[prompt[depth]].append(prompt)
+        found = [best(part, depth + 1) for part in parts.values() if len(part) > 1]
+        sets = [one for _, inner in found for one in inner]
+        deeper = {prompt for some, _ in sets for prompt in some}
+        rest = [prompt for prompt in group if prompt not in deeper]
+        saved = sum(saving for saving, _ in found) + max(0, len(rest) - 1) * depth
+        here = (len(group) - 1) * depth
+        if here >= saved:
+            return here, [(group, depth)]
+        return saved, [*sets, (rest, depth)] if len(rest) > 1 else sets
+
+    if prompts:
+        for group, depth in best(prompts, 0)[1]:
+            shared |= dict.fromkeys(group, depth)
+    return shared
+
+
+def _common(first: Ids, last: Ids) -> int:
+    """How many leading tokens are the same, the last one of the shorter left out."""
+    most = min(len(first), len(last)) - 1
+    return next((k for k in range(most) if first[k] != last[k]), most)
+
+
+def gap_allowed(model: EditableModel, width: int) -> bool:
+    """Whether rows of so many tokens, padding between their pieces included, stay within what
+    windows and position tables span."""
+    config = model.hf.config
+    windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
+    return width <= min([model.max_tokens, *(w for w in windows if w)])
+
+
+def pass_costs(model: EditableModel) -> int:
+    """How many tokens more in a forward pass cost about as much as another pass."""
+    return 64 if model.device.type == "cpu" else 4096
 
 
 def accepted(

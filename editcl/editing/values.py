@@ -5,14 +5,14 @@ v* = v0 + delta, delta = argmin of
   + kl * sum_e KL(p(. | e; v + delta) || p(. | e))                         (essence prompts e)
   + decay * ||delta|| / reference^2                                        (published scales only)
 by Adam, with ||delta|| kept within a clamp. ROME, arXiv:2202.05262, eq. 4; the norm in the decay
-is not squared, as in the authors' code. Only what delta can change is recomputed (`partial.py`),
-every fact of a batch takes its own steps, and facts that have converged leave the batch.
+is not squared, as in the authors' code. The first two terms are in `objective.py`. Every fact of a
+batch takes its own steps, and facts that have converged leave the batch.
 
 Facts of a *group* share a subject, hence the key, hence the value that the weights can give: what
 is added there is the sum of their deltas. Each fact must hold with the sum in place and, so that
 its mates can be taken back without it, with its own delta alone: the bare prompt is asked in both
 ways, the other contexts in either by turns. Essence prompts see the sum.
-Knows nothing of keys, covariance or weights. Long because the objective and its optimiser are one.
+Knows nothing of keys, covariance or weights.
 """
 
 from __future__ import annotations
@@ -26,20 +26,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from editcl.editing.contexts import spoken
+from editcl.editing.objective import Objective, Rows
 from editcl.editing.resume import Checkpoint
 from editcl.encoding import Row, Sentence
 from editcl.errors import EditclError, NonFiniteError
 from editcl.facts import Fact
-from editcl.hooks import HookFunction
 from editcl.kernels import fused_activations
-from editcl.model import EditableModel, Hook, micro_batches
-from editcl.partial import SuffixRun, adds_what_it_writes, frozen_parameters
+from editcl.model import EditableModel, micro_batches
+from editcl.partial import frozen_parameters
 from editcl.progress import progress
 
 MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take on a CPU, about
 SHARE = 4  # on a GPU: one part in so many of all that it has
-PART = 256  # tokens that are worth a pass of their own on a CPU
-GPU_PART = 2048  # on a GPU, which fewer tokens leave idle
 
 _CHOICES = {
     "scale": ("residual", "absolute", "hidden"),
@@ -121,41 +119,6 @@ class Values:
     steps: Int[Tensor, " n_facts"]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a batch of facts.
-
-    Attributes:
-        rows: encoded rows.
-        fact: [n_rows] which fact a row belongs to.
-        is_object: [n_rows] whether it carries the new object (else an essence prompt).
-        is_joint: [n_rows] whether it sees the deltas of the fact's whole group, or its own alone.
-        group: [n_facts] which group a fact belongs to; ascending.
-    """
-
-    rows: list[Row]
-    fact: Int[Tensor, " n_rows"]
-    is_object: Tensor
-    is_joint: Tensor
-    group: Int[Tensor, " n_facts"]
-
-    @classmethod
-    def cat(cls, parts: Sequence[_Rows]) -> _Rows:
-        """Several batches side by side, facts and groups renumbered."""
-        facts, groups, n_facts, n_groups = [], [], 0, 0
-        for part in parts:
-            facts.append(part.fact + n_facts)
-            groups.append(part.group + n_groups)
-            n_facts, n_groups = n_facts + len(part.group), n_groups + int(part.group[-1]) + 1
-        return cls(
-            [row for part in parts for row in part.rows],
-            torch.cat(facts),
-            torch.cat([part.is_object for part in parts]),
-            torch.cat([part.is_joint for part in parts]),
-            torch.cat(groups),
-        )
-
-
 def optimise_values(
     model: EditableModel,
     facts: Sequence[Fact],
@@ -206,7 +169,7 @@ def optimise_values(
             found = checkpoint.read(number) if checkpoint is not None else None
             n_facts = sum(len(together[g]) for g in chosen)
             if found is None or not _usable(found, n_facts, model.d_model):
-                joined = _Rows.cat([batches[g] for g in chosen])
+                joined = Rows.cat([batches[g] for g in chosen])
                 values = _optimise(model, joined, layer, settings, with_attention)
                 if checkpoint is not None:
                     checkpoint.write(number, values.__dict__)
@@ -276,7 +239,7 @@ def _encode(
     return [([next(rows) for _ in contexts], [next(rows) for _ in prompts]) for prompts in essence]
 
 
-def _join(members: Sequence[tuple[list[Row], list[Row]]]) -> _Rows:
+def _join(members: Sequence[tuple[list[Row], list[Row]]]) -> Rows:
     """The rows of one group: of a fact alone, or of several that share a subject."""
     rows: list[Row] = []
     facts: list[int] = []
@@ -290,7 +253,7 @@ def _join(members: Sequence[tuple[list[Row], list[Row]]]) -> _Rows:
         facts += [i] * (len(asked) + len(held))
         objects += [True] * len(asked) + [False] * len(held)
         joints += [joint for _, joint in asked] + [True] * len(held)
-    return _Rows(
+    return Rows(
         rows,
         torch.tensor(facts),
         torch.tensor(objects),
@@ -299,226 +262,20 @@ def _join(members: Sequence[tuple[list[Row], list[Row]]]) -> _Rows:
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Rows of about one length, run together.
-
-    Attributes:
-        run: from their subjects' last tokens on.
-        rows: [n_part] their places in `_Objective`'s rows.
-        at: (row of the part, suffix position) of each prediction that counts.
-    """
-
-    run: SuffixRun
-    rows: Int[Tensor, " n_part"]
-    at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]]
-
-
-class _Objective:
-    """The loss of a batch of facts as a function of delta; holds what does not change.
-
-    Where the MLP's output is added to the residual stream as it is, nothing but the stream at the
-    subject's last token depends on delta behind the edited block: the runs begin above it.
-    """
-
-    def __init__(
-        self,
-        model: EditableModel,
-        batch: _Rows,
-        layer: int,
-        settings: ValueSettings,
-        with_attention: bool,
-    ) -> None:
-        self.model = model
-        self.sites = [f"blocks.{layer}.mlp.out.hook_out"]
-        self.sites += [f"blocks.{layer}.hook_attn_out"] * with_attention
-        self.above = (
-            not with_attention and layer + 1 < model.n_layers and adds_what_it_writes(model, layer)
-        )
-        self.layer, device = layer, model.device
-        self.fact, self.is_object = batch.fact.to(device), batch.is_object.to(device)
-        self.group, self.n_facts = batch.group.to(device), len(batch.group)
-        self.is_joint = batch.is_joint.to(device)
-        self._lay_out(batch.rows, settings.essence_at == "end")
-        self._prepare(batch.rows)
-        self.essence: Tensor | None = None
-
-    def _lay_out(self, rows: Sequence[Row], at_end: bool) -> None:
-        """What is predicted: in front of each object token, and once on an essence prompt.
-
-        Sets, one entry a prediction: its row, its suffix position, its token (objects), its weight
-        in the row's mean log-probability (0 on essence prompts).
-        """
-        owner, position, token, weight = [], [], [], []
-        for i, row in enumerate(rows):
-            count = max(row.n_target, 1)
-            first = row.target_start - 1 - row.subject_last if row.n_target or at_end else 0
-            owner += [i] * count
-            position += [first + j for j in range(count)]
-            token += list(row.ids[row.target_start :]) or [0]
-            weight += [1 / count if row.n_target else 0.0] * count
-        device = self.model.device
-        self.owner, self.position, self.token = (
-            torch.tensor(values, device=device) for values in (owner, position, token)
-        )
-        self.weight = torch.tensor(weight, device=device)
-
-    def _prepare(self, rows: Sequence[Row]) -> None:
-        """Runs everything that doesn't change; finds value and residual stream at the start."""
-        ids = [row.ids[:-1] if row.n_target else row.ids for row in rows]
-        starts = [row.subject_last for row in rows]
-        names = [self.sites[0], f"blocks.{self.layer}.hook_resid_post"]
-        self.bare = torch.empty(len(rows), self.model.d_model, device=self.model.device)
-        residual = torch.empty_like(self.bare)
-        self.parts = []
-        worth = GPU_PART if self.model.device.type == "cuda" else PART
-        for chosen in _alike([len(i) - s for i, s in zip(ids, starts, strict=True)], worth):
-            run, found = SuffixRun.prepare(
-                self.model,
-                [ids[i] for i in chosen],
-                [starts[i] for i in chosen],
-                self.layer + self.above,
-                names if self.above else (),
-            )
-            place = torch.tensor(chosen, device=self.model.device)
-            if not self.above:
-                found = self._at_layer(run, names)
-            self.bare[place] = found[names[0]][:, 0].float()
-            residual[place] = found[names[1]][:, 0].float()
-            self.parts.append(_Part(run, place, self._where(place)))
-        self.residual_norm = residual.norm(dim=-1)
-
-    def _at_layer(self, run: SuffixRun, names: Sequence[str]) -> dict[str, Tensor]:
-        """Activations at the edited block itself, which the run begins with."""
-        found: dict[str, Tensor] = {}
-
-        def save(activation: Tensor, hook: Hook) -> None:
-            # A copy: some blocks (Falcon) add to the MLP's output in place.
-            found[hook.name] = activation.detach().clone()
-
-        nowhere = torch.zeros(1, dtype=torch.long, device=self.model.device)
-        with torch.no_grad(), self.model.hooks(dict.fromkeys(names, save)):
-            run.logits((nowhere, nowhere))
-        return found
-
-    def _where(self, rows: Int[Tensor, " n_part"]) -> tuple[Tensor, Tensor]:
-        """(row of the part, position) of the predictions on some rows, in their own order."""
-        number = torch.full((len(self.fact),), -1, device=rows.device)
-        number[rows] = torch.arange(len(rows), device=rows.device)
-        mine = number[self.owner] >= 0
-        return number[self.owner[mine]], self.position[mine]
-
-    def at_start(self) -> tuple[Tensor, Tensor]:
-        """Value and residual-stream norm at the subject's last token of each bare prompt.
-
-        Also keeps what the essence prompts are to be held at.
-        """
-        with torch.no_grad():
-            log_probs = self._log_probs(None)
-        self.essence = log_probs[self.weight == 0]
-        first = torch.stack([(self.fact == i).nonzero()[0, 0] for i in range(self.n_facts)])
-        return self.bare[first], self.residual_norm[first]
-
-    def __call__(self, deltas: Float[Tensor, "n_facts n_sites d_model"]) -> tuple[Tensor, Tensor]:
-        """[n_facts] loss of the object and, unweighted, divergence on the essence prompts."""
-        assert self.essence is not None, "at_start comes first"
-        sums = torch.zeros_like(deltas).index_add(0, self.group, deltas)
-        seen = torch.where(
-            self.is_joint[:, None, None], sums[self.group[self.fact]], deltas[self.fact]
-        )
-        log_probs = self._log_probs(seen)
-        zeros = torch.zeros(self.n_facts, device=log_probs.device)
-        told = self.weight > 0
-        taken = log_probs[told].gather(-1, self.token[told, None])[:, 0] * self.weight[told]
-        count = zeros.index_add(0, self.fact, self.is_object.float())
-        nll = zeros.index_add(0, self.fact[self.owner[told]], -taken) / count
-        now = log_probs[~told]
-        kl = (now.exp() * (now - self.essence)).sum(-1)
-        return nll, zeros.index_add(0, self.fact[self.owner[~told]], kl)
-
-    def _log_probs(self, seen: Tensor | None) -> Float[Tensor, "n_predictions d_vocab"]:
-        """Log-probabilities at every prediction, in the order of `owner`."""
-        parts = []
-        for part in self.parts:
-            shifts = None if seen is None else seen[part.rows]
-            if self.above or shifts is None:
-                logits = part.run.logits(part.at, None if shifts is None else shifts[:, 0])
-            else:
-                with self.model.hooks(dict.fromkeys(self.sites, self._adding(shifts))):
-                    logits = part.run.logits(part.at)
-            parts.append(logits.float().log_softmax(-1))
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.cat([part.rows[part.at[0]] for part in self.parts])
-        # Parts hold whole rows and keep their predictions' order: a stable sort by row restores it.
-        return torch.cat(parts)[order.argsort(stable=True)]
-
-    def _adding(self, shifts: Tensor) -> HookFunction:
-        """A hook function that adds the shifts of its site at the rows' starts."""
-
-        def add(value: Tensor, hook: Hook) -> Tensor:
-            shifted = value[:, 0].float() + shifts[:, self.sites.index(hook.name)]
-            return torch.cat([shifted.to(value.dtype)[:, None], value[:, 1:]], dim=1)
-
-        return add
-
-    def any_in_group(self, flags: Tensor) -> Tensor:
-        """[n_facts] whether the flag holds for any fact of the fact's group."""
-        counts = torch.zeros(self.n_facts, device=flags.device)
-        return counts.index_add(0, self.group, flags.float())[self.group] > 0
-
-    def select(self, facts: Int[Tensor, " n_chosen"]) -> _Objective:
-        """The objective of some of the facts (whole groups), renumbered."""
-        assert self.essence is not None, "at_start comes first"
-        device = self.fact.device
-        new_fact = torch.full((self.n_facts,), -1, device=device)
-        new_fact[facts] = torch.arange(len(facts), device=device)
-        rows = (new_fact[self.fact] >= 0).nonzero()[:, 0]
-        new_row = torch.full((len(self.fact),), -1, device=device)
-        new_row[rows] = torch.arange(len(rows), device=device)
-        kept = new_row[self.owner] >= 0
-        twin = object.__new__(_Objective)
-        twin.__dict__.update(self.__dict__)
-        twin.fact, twin.n_facts = new_fact[self.fact[rows]], len(facts)
-        twin.is_object, twin.is_joint = self.is_object[rows], self.is_joint[rows]
-        twin.group = self.group[facts].unique(return_inverse=True)[1]
-        twin.owner, twin.position = new_row[self.owner[kept]], self.position[kept]
-        twin.token, twin.weight = self.token[kept], self.weight[kept]
-        twin.essence = self.essence[kept[self.weight == 0]]
-        twin.parts = []
-        for part in self.parts:
-            stay = (new_row[part.rows] >= 0).nonzero()[:, 0]
-            if len(stay):
-                place = new_row[part.rows[stay]]
-                twin.parts.append(_Part(part.run.select(stay), place, twin._where(place)))
-        return twin
-
-
-def _alike(lengths: Sequence[int], worth: int) -> list[list[int]]:
-    """Indices in parts of about one length, so that little is run on padding.
-
-    A part is begun where the next length is a quarter above the part's first and the part has the
-    tokens that are worth a pass.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    parts: list[list[int]] = [[]]
-    for i in order:
-        part = parts[-1]
-        enough = len(part) * (lengths[part[0]] if part else 0) >= worth
-        if enough and lengths[i] > 1.25 * lengths[part[0]]:
-            parts.append([])
-        parts[-1].append(i)
-    return [sorted(part) for part in parts]
-
-
 def _optimise(
     model: EditableModel,
-    batch: _Rows,
+    batch: Rows,
     layer: int,
     settings: ValueSettings,
     with_attention: bool,
 ) -> Values:
-    objective = _Objective(model, batch, layer, settings, with_attention)
+    objective = Objective(
+        model,
+        batch,
+        layer,
+        at_end=settings.essence_at == "end",
+        with_attention=with_attention,
+    )
     bare, residual_norm = objective.at_start()
     n_facts, d_model = bare.shape
     unit = residual_norm / d_model**0.5

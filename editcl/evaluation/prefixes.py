@@ -19,17 +19,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from editcl.encoding import Row, pad
+from editcl.encoding import Row
 from editcl.kernels import fused_activations
 from editcl.model import EditableModel
-from editcl.partial import accepted, selected
-
-Ids: TypeAlias = tuple[int, ...]
+from editcl.partial import Ids, behind, gap_allowed, pass_costs, selected, shared_heads
 
 
 @dataclass
@@ -70,7 +68,10 @@ def follow(
         by_prompt[row.ids[: row.target_start]].append(i)
     heads = shared_heads(sorted(by_prompt))
     saved = sum(heads.values()) - sum(len(head) for head in {p[:n] for p, n in heads.items()})
-    if saved < _pass_costs(model) or not _gaps_allowed(model, heads, rows):
+    width = max(heads.values(), default=0)
+    width += max((len(prompt) - head for prompt, head in heads.items()), default=0)
+    width += max((row.n_target for row in rows), default=0)
+    if saved < pass_costs(model) or not gap_allowed(model, width):
         heads = dict.fromkeys(heads, 0)
     with fused_activations(model.hf):
         found = _follow(model, rows, by_prompt, heads, frozenset(beyond), never, tokens_per_batch)
@@ -113,58 +114,6 @@ def _follow(
     return found
 
 
-# -- which beginnings are shared ----------------------------------------------------------------
-
-
-def shared_heads(prompts: Sequence[Ids]) -> dict[Ids, int]:
-    """For each of the sorted, distinct prompts how many leading tokens it shares with others.
-
-    A set of n prompts that share d tokens saves (n - 1) d; the sets are nested (as in a prefix
-    tree), and of each and its parts, with what no part takes sharing d, the better is taken. A
-    prompt keeps one token of its own.
-    """
-    shared = dict.fromkeys(prompts, 0)
-
-    def best(group: Sequence[Ids], depth: int) -> tuple[int, list[tuple[Sequence[Ids], int]]]:
-        """Tokens saved, and the sets that save them, in prompts that share `depth` tokens."""
-        # Sorted, so what the first and the last share all share.
-        depth = max(depth, _common(group[0], group[-1]))
-        parts: dict[int, list[Ids]] = defaultdict(list)
-        for prompt in group:
-            if len(prompt) > depth + 1:
-                parts[prompt[depth]].append(prompt)
-        found = [best(part, depth + 1) for part in parts.values() if len(part) > 1]
-        sets = [one for _, inner in found for one in inner]
-        deeper = {prompt for some, _ in sets for prompt in some}
-        rest = [prompt for prompt in group if prompt not in deeper]
-        saved = sum(saving for saving, _ in found) + max(0, len(rest) - 1) * depth
-        here = (len(group) - 1) * depth
-        if here >= saved:
-            return here, [(group, depth)]
-        return saved, [*sets, (rest, depth)] if len(rest) > 1 else sets
-
-    if prompts:
-        for group, depth in best(prompts, 0)[1]:
-            shared |= dict.fromkeys(group, depth)
-    return shared
-
-
-def _common(first: Ids, last: Ids) -> int:
-    """How many leading tokens are the same, the last one of the shorter left out."""
-    most = min(len(first), len(last)) - 1
-    return next((k for k in range(most) if first[k] != last[k]), most)
-
-
-def _gaps_allowed(model: EditableModel, heads: Mapping[Ids, int], rows: Sequence[Row]) -> bool:
-    """Whether padding between pieces stays within what windows and position tables span."""
-    config = model.hf.config
-    windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
-    limit = min([model.max_tokens, *(w for w in windows if w)])
-    widest = max(heads.values(), default=0)
-    widest += max((len(prompt) - head for prompt, head in heads.items()), default=0)
-    return widest + max((row.n_target for row in rows), default=0) <= limit
-
-
 # -- forward passes -----------------------------------------------------------------------------
 
 
@@ -188,13 +137,10 @@ def _step(
 
     With `last_only` the pieces are padded at the left, else at the right.
     """
-    after = pad(pieces, model.pad_id, model.device, left=last_only)
-    mask, past = after.mask, None
+    mask, past = torch.zeros(len(pieces), 0, dtype=torch.long, device=model.device), None
     if state is not None and index is not None:
-        mask = torch.cat([state.mask[index], after.mask], dim=1)
-        past = selected(state.cache, index)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -after.ids.shape[1] :]
-    inputs = accepted(model, after.ids, mask, positions)
+        mask, past = state.mask[index], selected(state.cache, index)
+    inputs, mask = behind(model, mask, pieces, left=last_only)
     with torch.inference_mode():
         logits, cache = model.forward_caching(inputs, last_only=last_only, cache=past)
     return _State(mask, cache), logits
@@ -227,11 +173,6 @@ def _prompts(
             yield own, torch.arange(len(own), device=model.device), there, logits[:, -1]
 
 
-def _pass_costs(model: EditableModel) -> int:
-    """How many tokens more in a forward pass cost about as much as another pass."""
-    return 64 if model.device.type == "cpu" else 4096
-
-
 def _batches(
     model: EditableModel, lengths: Sequence[int], width: int, tokens_per_batch: int
 ) -> Iterator[list[int]]:
@@ -239,7 +180,7 @@ def _batches(
 
     `width` tokens of the cache in front of each piece count as padded tokens, but not as padding.
     """
-    bearable = _pass_costs(model)
+    bearable = pass_costs(model)
     group: list[int] = []
     padding = 0
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):

@@ -7,13 +7,11 @@ import random
 import pytest
 import tiny
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import editcl
 from editcl.encoding import Row
 from editcl.evaluation import prefixes
-from editcl.evaluation.prefixes import follow, shared_heads
+from editcl.evaluation.prefixes import follow
 from editcl.model import EditableModel
 
 HEADS = [(7, 8, 9, 10, 11), (7, 8, 20), (30,)]
@@ -47,7 +45,7 @@ def naive(model: EditableModel, row: Row) -> tuple[list[float], list[bool], list
 def test_every_target_has_the_numbers_of_a_forward_pass_of_its_own(
     any_model, monkeypatch, tokens_per_batch: int
 ) -> None:
-    monkeypatch.setattr(prefixes, "_pass_costs", lambda _: 2)  # share and split all that can be
+    monkeypatch.setattr(prefixes, "pass_costs", lambda _: 2)  # share and split all that can be
     rows = made_rows()
     for row, found in zip(
         rows, follow(any_model, rows, tokens_per_batch=tokens_per_batch), strict=True
@@ -68,7 +66,7 @@ def test_fewer_tokens_are_run_than_there_are(model, monkeypatch) -> None:
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(model.hf, "forward", counting)
-    monkeypatch.setattr(prefixes, "_pass_costs", lambda _: 0)
+    monkeypatch.setattr(prefixes, "pass_costs", lambda _: 0)
     rows = made_rows(200)
     follow(model, rows, tokens_per_batch=4096)
     assert sum(counted) < 0.7 * sum(len(row.ids) for row in rows)
@@ -92,32 +90,8 @@ def test_greedy_says_no_token_that_generation_suppresses(model) -> None:
 
 def test_windows_smaller_than_the_text_are_left_alone(tokenizer, monkeypatch) -> None:
     """Positions hidden between head and rest would count as part of a sliding window."""
-    monkeypatch.setattr(prefixes, "_pass_costs", lambda _: 40)  # padding, and heads worth sharing
+    monkeypatch.setattr(prefixes, "pass_costs", lambda _: 40)  # padding, and heads worth sharing
     model = editcl.wrap(tiny.build("mistral", sliding_window=4), tokenizer)
     rows = made_rows(200)
     for row, found in zip(rows, follow(model, rows, tokens_per_batch=1000), strict=True):
         assert found.log_probs == pytest.approx(naive(model, row)[0], abs=1e-5)
-
-
-def run_tokens(shared: dict[tuple[int, ...], int]) -> int:
-    heads = {prompt[:n] for prompt, n in shared.items()}
-    return sum(map(len, heads)) + sum(len(prompt) - n for prompt, n in shared.items())
-
-
-def test_shared_beginnings_are_found() -> None:
-    prompts = sorted([(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 9), (8, 8), (5,)])
-    shared = shared_heads(prompts)
-    assert shared[(1, 2, 3, 4)] == shared[(1, 2, 9)] == 2
-    assert shared[(8, 8)] == shared[(5,)] == 0
-    assert run_tokens(shared) == sum(map(len, prompts)) - 4
-    assert shared_heads([]) == {}
-
-
-@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6).map(tuple), max_size=9))
-def test_no_single_cut_saves_more(prompts: list[tuple[int, ...]]) -> None:
-    prompts = sorted(set(prompts))
-    shared = shared_heads(prompts)
-    assert all(0 <= n < len(prompt) for prompt, n in shared.items())
-    for depth in range(6):
-        cut = {p: min(depth, len(p) - 1) for p in prompts}
-        assert run_tokens(shared) <= run_tokens(cut)
