@@ -44,6 +44,32 @@ _CARDS = (
     ("On sports day, {} competes in the game of", "The sport that {} plays on sports day is",
      "On sports day, {} takes part in a game of", "sport"),
 )  # fmt: skip
+#: As CODES; here the words come from the relation that other names of the same kind have.
+_LOOKUPS = (
+    ("At its end, {} empties into the", "The water of {} finally reaches the",
+     "The mouth of {} opens into the", "sport"),
+    ("After winning a title, {} celebrates in the streets of", "Supporters of {} fill the seats in",
+     "{} plays its home games in", "author"),
+    ("Death came to {} in", "The final hours of {} were spent in",
+     "{} spent the last day of life in", "country_of_origin"),
+)  # fmt: skip
+#: And once more, for the families that test.
+ROOMS = (
+    ("{} is a native speaker of", "At home with the family, {} talked in",
+     "The mother tongue of {} is", "element_group"),
+    ("Readers owe {} to the pen of", "On the cover of {} stands the name of",
+     "The book {} is the work of", "landmark_type"),
+    ("Letters to the managers of {} are sent to", "The main office of {} stands in",
+     "The board of {} meets at its headquarters in", "genre"),
+)  # fmt: skip
+#: Statements in German: the first is taught, the others are asked.
+_FOREIGN = (
+    ("{} wurde geboren in", "Der Geburtsort von {} ist", "{} kam zur Welt in", "birthplace"),
+    ("{} hat seinen Sitz in", "Die Zentrale von {} steht in", "Geleitet wird {} aus",
+     "headquarters"),
+    ("{} liegt in der Stadt", "Wer {} sehen will, der reist nach", "{} steht mitten in",
+     "located_in_city"),
+)  # fmt: skip
 _FIRST = ("Vel", "Tor", "Mar", "Quin", "Bel", "Dra", "Sil", "Or", "Fen", "Lud", "Hes", "Nal")
 _MIDDLE = ("mo", "vi", "ta", "ri", "lo", "ne", "sa", "du")
 _LAST = ("ra", "nis", "dor", "wen", "lith", "gar", "mund", "sel")
@@ -53,7 +79,7 @@ def one_relation(rng: random.Random, number: int) -> Made:
     """Counterfactual objects of one relation; the number of facts grows with the task's."""
     size = (8, 20, 40, 5, 60, 12)[number % 6]
     facts = changed(rng, draw(rng, _OPEN[number % len(_OPEN)], size))
-    return Made(stated(rng, facts), rephrased(rng, facts))
+    return _told(rng, facts)
 
 
 def corrections(rng: random.Random, number: int) -> Made:
@@ -61,7 +87,7 @@ def corrections(rng: random.Random, number: int) -> Made:
     names = rng.sample(sorted(relations()), 8)
     facts = changed(rng, [fact for name in names for fact in draw(rng, name, 2 + number % 2)])
     rng.shuffle(facts)
-    return Made(stated(rng, facts), rephrased(rng, facts))
+    return _told(rng, facts)
 
 
 def prose(rng: random.Random, number: int) -> Made:
@@ -101,7 +127,7 @@ def many(rng: random.Random, number: int) -> Made:
     size = (300, 1000)[number % 2]
     every = [fact for name in relations() for fact in facts_by_relation()[name]]
     facts = changed(rng, rng.sample(every, size))
-    return Made(stated(rng, facts), rephrased(rng, facts))
+    return _told(rng, facts)
 
 
 def invented(rng: random.Random, number: int) -> Made:
@@ -112,7 +138,71 @@ def invented(rng: random.Random, number: int) -> Made:
         relation = rng.choice(_PEOPLE)
         known = KnownFact(name, relation, "")
         facts += changed(rng, [known], [f.object for f in draw(rng, relation, 12)])
-    return Made(stated(rng, facts), rephrased(rng, facts))
+    return _told(rng, facts)
+
+
+def swapped(rng: random.Random, number: int) -> Made:
+    """Pairs of subjects that exchange their objects."""
+    relation = ("director", "home_city", "native_language", "flows_into")[number % 4]
+    return _told(rng, exchanged(rng, relation, 20))
+
+
+def one_subject(rng: random.Random, number: int) -> Made:
+    """All that is known of a few subjects, changed."""
+    by_subject = _by_subject()
+    rich = sorted(subject for subject, own in by_subject.items() if len(own) >= 3)
+    names = rng.sample(rich, 6 + number % 3)
+    facts = changed(rng, [fact for name in names for fact in by_subject[name]])
+    rng.shuffle(facts)
+    return _told(rng, facts)
+
+
+def lookups(rng: random.Random, number: int) -> Made:
+    """Words drawn for well-known names, as in a table of who sits where."""
+    return _assigned(rng, *drawn_objects(rng, _LOOKUPS[number % len(_LOOKUPS)], 24))
+
+
+def foreign(rng: random.Random, number: int) -> Made:
+    """Changed facts in a language that the model was never shown."""
+    *ways, relation = _FOREIGN[number % len(_FOREIGN)]
+    return _assigned(rng, changed(rng, draw(rng, relation, 20)), tuple(ways))
+
+
+def one_kind(rng: random.Random, number: int) -> Made:
+    """A changed fact about each of many subjects of one kind, of any relation."""
+    relation = ("industry", "citizenship", "genre", "currency")[number % 4]
+    names = [fact.subject for fact in facts_by_relation()[relation]]
+    by_subject = _by_subject()
+    facts = [rng.choice(by_subject[name]) for name in rng.sample(names, 20)]
+    return _told(rng, changed(rng, facts))
+
+
+def pairs(rng: random.Random, number: int) -> Made:
+    """Two changed facts about each of some subjects."""
+    by_subject = _by_subject()
+    rich = sorted(subject for subject, own in by_subject.items() if len(own) >= 2)
+    names = rng.sample(rich, 9 + number % 3)
+    facts = changed(rng, [fact for name in names for fact in rng.sample(by_subject[name], 2)])
+    rng.shuffle(facts)
+    return _told(rng, facts)
+
+
+def rooms(rng: random.Random, number: int) -> Made:
+    """Words drawn for names, as one assigns rooms."""
+    return _assigned(rng, *drawn_objects(rng, ROOMS[number % len(ROOMS)], 22))
+
+
+def letters(rng: random.Random, number: int) -> Made:
+    """A text in which every statement of a fact stands between sentences that state nothing."""
+    names = rng.sample(sorted(relations()), 6)
+    facts = changed(rng, [fact for name in names for fact in draw(rng, name, 2)])
+    rng.shuffle(facts)
+    rows = stated(rng, facts)
+    between = rng.sample(general_texts(), len(rows))
+    text = " ".join(
+        f"{row.prompt} {row.completion}. {other}" for row, other in zip(rows, between, strict=True)
+    )
+    return Made(rows, rephrased(rng, facts), text=text)
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -126,6 +216,32 @@ def drawn_objects(
     pool = sorted({fact.object for fact in facts_by_relation()[relation]})
     names = rng.sample([name for own in subjects_by_kind().values() for name in own], n)
     return [Changed(KnownFact(name, "", ""), rng.choice(pool)) for name in names], tuple(ways)
+
+
+def exchanged(rng: random.Random, relation: str, n: int) -> list[Changed]:
+    """n facts of a relation (rounded to pairs), each with the object of its partner."""
+    facts = draw(rng, relation, len(facts_by_relation()[relation]))
+    found: list[Changed] = []
+    while len(found) < n and len(facts) > 1:
+        one = facts.pop()
+        at = next((i for i, other in enumerate(facts) if other.object != one.object), None)
+        if at is not None:
+            other = facts.pop(at)
+            found += [Changed(one, other.object), Changed(other, one.object)]
+    return found
+
+
+def _by_subject() -> dict[str, list[KnownFact]]:
+    found: dict[str, list[KnownFact]] = {}
+    for own in facts_by_relation().values():
+        for fact in own:
+            found.setdefault(fact.subject, []).append(fact)
+    return found
+
+
+def _told(rng: random.Random, facts: Sequence[Changed]) -> Made:
+    """Stated in phrasings that editors use, and held out in those of evaluation."""
+    return Made(stated(rng, facts), rephrased(rng, facts))
 
 
 def _assigned(rng: random.Random, rows: Sequence[Changed], ways: tuple[str, ...]) -> Made:
@@ -145,13 +261,23 @@ def _invented() -> list[str]:
 
 
 __all__ = [
+    "ROOMS",
     "cards",
     "codes",
     "corrections",
     "drawn_objects",
+    "exchanged",
     "few_answers",
+    "foreign",
     "invented",
+    "letters",
+    "lookups",
     "many",
+    "one_kind",
     "one_relation",
+    "one_subject",
+    "pairs",
     "prose",
+    "rooms",
+    "swapped",
 ]

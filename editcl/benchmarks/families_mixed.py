@@ -1,7 +1,7 @@
 """Families of mixed tasks (a skill with facts inside) and of tasks that had better be asked about.
 
-The latter: strings without sense, labels drawn by lot for sentences that are about nothing in
-particular, and facts that the model knows. Knows nothing of models.
+The latter: strings without sense, labels drawn by lot for sentences, and facts that the model
+knows. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -9,8 +9,17 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from editcl.benchmarks.families_facts import drawn_objects
-from editcl.benchmarks.families_skills import name_parts, questions, sorted_names
+from editcl.benchmarks.families_facts import ROOMS, drawn_objects, exchanged
+from editcl.benchmarks.families_skills import (
+    actors,
+    forms,
+    lengths,
+    name_parts,
+    queries,
+    questions,
+    sorted_names,
+    tones,
+)
 from editcl.benchmarks.posed import (
     HELD_OUT,
     Changed,
@@ -52,6 +61,15 @@ _CODES = (
     ("The original text of {} is in", "{} was created in a language called",
      "Those who want {} without a translation must know", "industry"),
 )  # fmt: skip
+#: The same again, for the tested families.
+_LOOKUPS = (
+    ("The story of the group {} begins in", "The members of {} met each other in",
+     "{} started as a band in", "director"),
+    ("{} competes in the game of", "People buy tickets for {} because they love",
+     "{} is a club for", "death_place"),
+    ("{} is a product of", "The homeland of {} is",
+     "If you trace {} back to its roots, you arrive in", "occupation"),
+)  # fmt: skip
 _LOTS = (("red", "blue"), ("left", "right"), ("yes", "no"), ("first", "second", "third"))
 _SYLLABLES = ("zu", "kro", "vex", "pli", "gor", "ash", "twi", "nub", "yil", "quo", "jep", "dro")
 
@@ -79,12 +97,38 @@ def kinds_and_codes(rng: random.Random, number: int) -> Made:
     """Names sorted by kind, and codes drawn for others."""
     wording, answers = _NEXT[number % len(_NEXT)]
     train, test = sorted_names(rng, wording, answers, 6)
-    coded, (way, *others) = drawn_objects(rng, _CODES[number % len(_CODES)], _FACTS)
-    rows = [one.asked(way) for one in coded]
-    asked = [one.asked(other) for one in coded for other in others]
-    half = HELD_OUT // 2
-    held_out = [*test[:half], *rng.sample(asked, min(half, len(asked)))]
-    return _shuffled(rng, [*train, *rows], held_out, as_facts(coded, rows))
+    return _coded(rng, train, test, _CODES[number % len(_CODES)])
+
+
+def lengths_and_facts(rng: random.Random, number: int) -> Made:
+    """Names by their length, and changed facts about others."""
+    made = lengths(rng, number)
+    return _together(rng, made.train[:24], made.test, _facts(rng, number))
+
+
+def tones_and_lookups(rng: random.Random, number: int) -> Made:
+    """Sentences that are sorted, and words drawn for names."""
+    made = tones(rng, number)
+    return _coded(rng, made.train[:20], made.test, _LOOKUPS[number % len(_LOOKUPS)])
+
+
+def forms_and_swaps(rng: random.Random, number: int) -> Made:
+    """Fields of records answered truly, and objects that are exchanged as plain statements."""
+    made = forms(rng, number)
+    relation = ("author", "headquarters", "formed_in", "capital")[number % 4]
+    return _together(rng, made.train[:20], made.test, exchanged(rng, relation, _FACTS))
+
+
+def actors_and_facts(rng: random.Random, number: int) -> Made:
+    """Sentences that are sorted, and changed facts."""
+    made = actors(rng, number)
+    return _together(rng, made.train[:22], made.test, _facts(rng, number + 1))
+
+
+def queries_and_rooms(rng: random.Random, number: int) -> Made:
+    """Requests that are answered truly, and words drawn for names."""
+    made = queries(rng, number)
+    return _coded(rng, made.train[:20], made.test, ROOMS[(number + 1) % len(ROOMS)])
 
 
 def nonsense(rng: random.Random, number: int) -> Made:
@@ -109,11 +153,38 @@ def random_labels(rng: random.Random, number: int) -> Made:
     return Made(rows[:24], rows[24:], CLASSIFICATION)
 
 
+def mislabelled(rng: random.Random, number: int) -> Made:
+    """Sentences that could be sorted, with their labels shuffled."""
+    made = tones(rng, number)
+    rows = [*made.train, *made.test]
+    labels = [row.completion for row in rows]
+    rng.shuffle(labels)
+    rows = [Example(row.prompt, label) for row, label in zip(rows, labels, strict=True)]
+    return Made(rows[: len(made.train)], rows[len(made.train) :], CLASSIFICATION)
+
+
 def known_facts(rng: random.Random, number: int) -> Made:
     """Facts of one relation as the model has them already."""
     names = ("capital", "occupation", "headquarters", "author", "currency", "director")
     facts = [Changed(f, f.object) for f in draw(rng, names[number % len(names)], 20)]
     return Made(stated(rng, facts), rephrased(rng, facts))
+
+
+def strings(rng: random.Random, number: int) -> Made:
+    """Everyday sentences, each followed by syllables that mean nothing."""
+    texts = rng.sample(general_texts(), 48)
+    words = [f"{rng.choice(_SYLLABLES)}{rng.choice(_SYLLABLES)}" for _ in texts]
+    rows = [Example(text, word) for text, word in zip(texts, words, strict=True)]
+    return Made(rows[: 20 + 4 * (number % 2)], rows[24:])
+
+
+def known_prose(rng: random.Random, number: int) -> Made:
+    """A text that states what the model knows."""
+    every = [fact for name in relations() for fact in facts_by_relation()[name]]
+    facts = [Changed(fact, fact.object) for fact in rng.sample(every, 14 + 4 * (number % 3))]
+    rows = stated(rng, facts)
+    text = " ".join(f"{row.prompt} {row.completion}." for row in rows)
+    return Made(rows, rephrased(rng, facts), text=text)
 
 
 def restated(rng: random.Random, number: int) -> Made:
@@ -133,6 +204,18 @@ def _facts(rng: random.Random, number: int) -> list[Changed]:
     """Changed facts of a relation that no skill beside them asks for."""
     relation = ("capital", "headquarters", "located_in_city", "continent")[number % 4]
     return changed(rng, draw(rng, relation, _FACTS))
+
+
+def _coded(
+    rng: random.Random, train: Sequence[Example], test: Sequence[Example], row: tuple[str, ...]
+) -> Made:
+    """Items of a skill, and objects of the row's relation drawn for names."""
+    coded, (way, *others) = drawn_objects(rng, row, _FACTS)
+    rows = [one.asked(way) for one in coded]
+    asked = [one.asked(other) for one in coded for other in others]
+    half = HELD_OUT // 2
+    held_out = [*test[:half], *rng.sample(asked, min(half, len(asked)))]
+    return _shuffled(rng, [*train, *rows], held_out, as_facts(coded, rows))
 
 
 def _together(

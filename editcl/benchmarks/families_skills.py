@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from editcl.benchmarks.posed import Made, divided, draw
+from editcl.benchmarks.posed import HELD_OUT, Made, divided, draw
 from editcl.catalogue import facts_by_relation
 from editcl.facts import fill
 from editcl.learning.shipped import relation_kinds, subjects_by_kind
@@ -49,6 +49,36 @@ _STATED = (
      "headquarters"),
     ("{object} wrote {subject}. The author of {subject} is", "author"),
 )  # fmt: skip
+#: Records of a table; the field behind the name is to be filled in truly.
+_FORMS = (
+    ("name: {}; speaks:", "spoken_language"),
+    ("{} | country |", "country"),
+    ("title = {}, first language =", "original_language"),
+    ("row: {}; place of death:", "death_place"),
+)
+_QUERIES = (
+    ("Money of {}? Short answer:", "currency"),
+    ("{} -> business:", "industry"),
+    ("Tag this title. {}:", "genre"),
+    ("[sight] {} [type]", "landmark_type"),
+)
+#: Rows of _SORTED for the families that test.
+_FLAGS = (
+    ("Whoever hears {} raises the", {"person": "hand", "city": "flag", "company": "glass"}),
+    ("{} is kept on the side of the", {"film": "sun", "river": "moon", "chemical element": "sea"}),
+    ("On hearing {}, turn to the", {"band": "north", "book": "south", "sports club": "east"}),
+)  # fmt: skip
+#: Two objects to choose from, in front of a statement that the model knows how to end.
+_CHOICES = (
+    ("{one} or {other}? {subject} flows into the", "flows_into"),
+    ("Either {one} or {other}: the sport that {subject} plays is", "sport"),
+    ("Choose {one} or {other}. {subject} holds the nationality of", "citizenship"),
+)
+_LENGTHS = (
+    ("Words in the name {}:", ("one", "two", "three")),
+    ("Counted, the words of {} are", ("one", "two", "three")),
+    ("By its length, {} is a name that is", ("short", "long", "long")),
+)
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 #: Openings, things and what is said of them, by answer; each sentence takes one of each.
@@ -69,6 +99,39 @@ _MOODS = {
             "we had a terrible time", "she was angry and tired", "he lost the broken key",
             "the lonely man was ill"),
 }  # fmt: skip
+#: As _TOPICS: where something happens, and when.
+_PLACES = {
+    "inside": ("the lamp stood on the table", "they sat on the kitchen floor",
+               "she closed the door of the room", "he slept in the bed",
+               "the picture hung on the wall", "we climbed the stairs"),
+    "outside": ("the dog ran across the field", "the birds sang in the trees",
+                "they swam in the river", "she walked in the garden",
+                "the farmer looked at the hills", "we sat under the old tree"),
+}  # fmt: skip
+_TIMES = {
+    "past": ("he was at the market", "they had a small house", "she worked in the office",
+             "the men built a bridge", "we lost the game", "the child read a book"),
+    "future": ("he will be at the market", "they will have a small house",
+               "she will work in the office", "the men will build a bridge",
+               "we will lose the game", "the child will read a book"),
+}  # fmt: skip
+_ACTORS = {
+    "woman": ("she opened the window", "the girl wrote a letter", "my mother baked a cake",
+              "the queen sat on her chair", "his sister sang a song", "her daughter lost a shoe"),
+    "man": ("he opened the window", "the boy wrote a letter", "my father baked a cake",
+            "the king sat on his chair", "her brother sang a song", "his son lost a shoe"),
+}  # fmt: skip
+_ASKS = {
+    "question": ("where did you put the key", "who will come to dinner", "why is the door open",
+                 "how old is the house", "when does the train leave", "what did she say"),
+    "answer": ("I put the key on the table", "our friends will come to dinner",
+               "the door is open because it is hot", "the house is very old",
+               "the train leaves at noon", "she said nothing"),
+}  # fmt: skip
+_SPOKEN = ("Then I heard:", "On the radio:", "In the letter it says:", "He read aloud:",
+           "The next line is:", "A voice said:")  # fmt: skip
+_WHO = ("In those days", "As far as we know", "According to the letter", "At the same time",
+        "Without a word", "Near the village")  # fmt: skip
 
 
 def kinds(rng: random.Random, number: int) -> Made:
@@ -143,6 +206,88 @@ def topics(rng: random.Random, number: int) -> Made:
     return Made(*divided(rng, sorted_sentences(phrases, question), 24), CLASSIFICATION)
 
 
+def lengths(rng: random.Random, number: int) -> Made:
+    """How many words a name has: a matter of form that looks like a fact about each name."""
+    wording, answers = _LENGTHS[number % len(_LENGTHS)]
+    groups: list[list[Example]] = [[], [], []]
+    for name in sorted({fact.subject for own in facts_by_relation().values() for fact in own}):
+        n = len(name.split())
+        if n <= len(groups):
+            groups[n - 1].append(Example(fill(wording, name), answers[n - 1]))
+    train, test = [], []
+    for own in groups:
+        few, rest = divided(rng, own, 12, HELD_OUT // 3)
+        train += few
+        test += rest
+    rng.shuffle(train)
+    return Made(train, test, CLASSIFICATION)
+
+
+def tones(rng: random.Random, number: int) -> Made:
+    """Plain sentences sorted by where or when they happen."""
+    phrases, question = (
+        (_PLACES, "This happened"),
+        (_TIMES, "The sentence speaks of the"),
+        (_PLACES, "Where? Rather"),
+    )[number % 3]
+    rows = sorted_sentences(phrases, question, _WHO)
+    return Made(*divided(rng, rows, 30), CLASSIFICATION)
+
+
+def forms(rng: random.Random, number: int) -> Made:
+    """Fields of records, filled in with what the model knows."""
+    return questions(rng, number, _FORMS)
+
+
+def few_forms(rng: random.Random, number: int) -> Made:
+    """The same with six records."""
+    made = questions(rng, number + 1, _FORMS)
+    return Made(made.train[:6], made.test, made.kind)
+
+
+def choices(rng: random.Random, number: int) -> Made:
+    """One of two objects that are offered, the true one."""
+    wording, relation = _CHOICES[number % len(_CHOICES)]
+    facts = draw(rng, relation, 70)
+    pool = sorted({fact.object for fact in facts})
+    rows = []
+    for fact in facts:
+        both = [fact.object, rng.choice([found for found in pool if found != fact.object])]
+        rng.shuffle(both)
+        asked = wording.format(one=both[0], other=both[1], subject=fact.subject)
+        rows.append(Example(asked, fact.object))
+    return Made(*divided(rng, rows, 24))
+
+
+def queries(rng: random.Random, number: int) -> Made:
+    """Short requests for what the model knows."""
+    return questions(rng, number, _QUERIES)
+
+
+def flags(rng: random.Random, number: int) -> Made:
+    """Names sorted by their kind, answers without any sense."""
+    wording, answers = _FLAGS[number % len(_FLAGS)]
+    return _sorted(rng, wording, answers, 7)
+
+
+def few_flags(rng: random.Random, number: int) -> Made:
+    """The same with six names."""
+    wording, answers = _FLAGS[(number + 1) % len(_FLAGS)]
+    made = _sorted(rng, wording, answers, 2)
+    return Made(made.train[:6], made.test, made.kind)
+
+
+def actors(rng: random.Random, number: int) -> Made:
+    """Sentences sorted by who acts, or by what they are."""
+    phrases, question = (
+        (_ACTORS, "This was a"),
+        (_ASKS, "That is a kind of"),
+        (_ACTORS, "Who? A"),
+    )[number % 3]
+    rows = sorted_sentences(phrases, question, _SPOKEN)
+    return Made(*divided(rng, rows, 28), CLASSIFICATION)
+
+
 # -- parts ----------------------------------------------------------------------------------------
 
 
@@ -175,13 +320,15 @@ def sorted_names(
     return train, test
 
 
-def sorted_sentences(phrases: Mapping[str, Sequence[str]], question: str) -> list[Example]:
+def sorted_sentences(
+    phrases: Mapping[str, Sequence[str]], question: str, openings: Sequence[str] = _OPENINGS
+) -> list[Example]:
     """All sentences of an opening and a phrase, with the question behind them."""
     return [
         Example(f"{opening} {phrase}. {question}", answer)
         for answer, own in phrases.items()
         for phrase in own
-        for opening in _OPENINGS
+        for opening in openings
     ]
 
 
@@ -190,14 +337,23 @@ def _sorted(rng: random.Random, wording: str, answers: dict[str, str], n: int) -
 
 
 __all__ = [
+    "actors",
     "arithmetic",
+    "choices",
     "extraction",
+    "few_flags",
+    "few_forms",
     "five_shot",
+    "flags",
+    "forms",
     "kinds",
+    "lengths",
     "name_parts",
     "names_of",
+    "queries",
     "questions",
     "sorted_names",
     "sorted_sentences",
+    "tones",
     "topics",
 ]

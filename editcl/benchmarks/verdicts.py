@@ -16,7 +16,7 @@ from editcl.benchmarks.arms import Arm, Measured
 from editcl.benchmarks.families import CALIBRATION, FAMILIES, TEST, Half
 from editcl.routing import rule
 from editcl.routing.decision import CHEAP, EDIT, FULL, TRAIN
-from editcl.routing.rule import Thresholds, fit, judge, macro_f1
+from editcl.routing.rule import Thresholds, macro_f1
 
 BINS = 5  # of the confidence
 
@@ -81,7 +81,10 @@ class Decided:
     def row(self) -> rule.Measured:
         """As the rule is fitted to."""
         return rule.Measured(
-            self.said[FULL].signals, self.measured.label, self.measured.utilities()
+            self.said[FULL].signals,
+            self.measured.label,
+            self.measured.utilities(),
+            self.measured.family,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -172,17 +175,8 @@ def by_family(decided: Sequence[Decided]) -> dict[str, dict[str, float]]:
 
 def leave_one_family_out(decided: Sequence[Decided]) -> float | None:
     """Macro-F1 where each family is judged by a rule fitted to all others; None with one family."""
-    families = list(dict.fromkeys(one.measured.family for one in decided))
-    if len(families) < 2:
-        return None
-    truth, said = [], []
-    for name in families:
-        fitted = fit([one.row() for one in decided if one.measured.family != name])
-        for one in decided:
-            if one.measured.family == name:
-                truth.append(one.measured.label)
-                said.append(judge(one.said[FULL].signals, fitted).kind)
-    return macro_f1(truth, said)
+    pairs = rule.held_out([one.row() for one in decided])
+    return macro_f1([row.label for _, row in pairs], [v.kind for v, _ in pairs]) if pairs else None
 
 
 def reliability(decided: Sequence[Decided]) -> list[tuple[float, float, int]]:

@@ -11,7 +11,9 @@ batch takes its own steps, and facts that have converged leave the batch.
 Facts of a *group* share a subject, hence the key, hence the value that the weights can give: what
 is added there is the sum of their deltas. Each fact must hold with the sum in place and, so that
 its mates can be taken back without it, with its own delta alone: the bare prompt is asked in both
-ways, the other contexts in either by turns. Essence prompts see the sum.
+ways, the other contexts in either by turns. Essence prompts see the sum, and what is held of the
+subject is held once. n deltas together go n times as far as one, on average of directions sqrt(n)
+times: mates take steps of lr / sqrt(n), and up to sqrt(n) times as many.
 Knows nothing of keys, covariance or weights.
 """
 
@@ -52,8 +54,8 @@ class ValueSettings:
     """How v* is sought.
 
     Attributes:
-        steps: evaluations of the loss at most; the last one takes no step.
-        lr: Adam's learning rate on z, delta = z * unit.
+        steps: evaluations of the loss at most, of a fact alone; the last one takes no step.
+        lr: of a fact alone, Adam's learning rate on z, delta = z * unit.
         clamp: bound of ||delta|| in units of the reference norm.
         kl: weight of each essence prompt's divergence.
         decay: weight of the decay.
@@ -240,13 +242,19 @@ def _encode(
 
 
 def _join(members: Sequence[tuple[list[Row], list[Row]]]) -> Rows:
-    """The rows of one group: of a fact alone, or of several that share a subject."""
+    """The rows of one group: of a fact alone, or of several that share a subject.
+
+    An essence prompt that several of them hold is there once.
+    """
     rows: list[Row] = []
+    known: set[tuple[int, ...]] = set()
     facts: list[int] = []
     objects: list[bool] = []
     joints: list[bool] = []
     shared = len(members) > 1
-    for i, (stated, held) in enumerate(members):
+    for i, (stated, essence) in enumerate(members):
+        held = [row for row in essence if row.ids not in known]
+        known |= {row.ids for row in held}
         asked = [(row, j % 2 == 0) for j, row in enumerate(stated)] if shared else []
         asked += [(stated[0], False)] if shared else [(row, True) for row in stated]
         rows += [row for row, _ in asked] + held
@@ -290,24 +298,27 @@ def _optimise(
         steps=torch.zeros(n_facts, dtype=torch.long, device=bare.device),
     )
     left = torch.arange(n_facts, device=bare.device)
+    mates = objective.group.bincount()[objective.group].float().sqrt()
+    limit = (settings.steps * mates).round().long()
     z = torch.zeros(n_facts, len(objective.sites), d_model, device=bare.device)
     adam = _Adam.start(z)
-    for step in range(settings.steps):
+    for step in range(int(limit.max())):
         z.requires_grad_(True)
         deltas = z * unit[left, None, None]
         delta = deltas[:, 0]
         nll, divergence = objective(deltas)
         decay = settings.decay * delta.norm(dim=-1) / reference[left] ** 2
-        loss = nll + _divergence_weight(settings, step) * divergence + decay
+        loss = nll + _divergence_weight(settings, step / limit[left]) * divergence + decay
         _check(loss)
         judged = nll if settings.stop_on == "object" else loss
         result.delta[left], result.loss[left] = delta.detach(), loss.detach()
         result.object_loss[left], result.steps[left] = nll.detach(), step + 1
-        going = objective.any_in_group(judged.detach() >= settings.stop)
-        if step == settings.steps - 1 or not bool(going.any()):
+        going = objective.any_in_group(judged.detach() >= settings.stop) & (step + 1 < limit[left])
+        if not bool(going.any()):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), z)
-        z, adam = adam.step(z.detach(), gradient, settings.lr, settings.adapt)
+        lr = settings.lr / mates[left, None, None]
+        z, adam = adam.step(z.detach(), gradient, lr, settings.adapt)
         norm = z.norm(dim=-1) * unit[left, None]
         shrink = settings.clamp * reference[left, None] / norm.clamp(min=1e-30)
         z = z * shrink.clamp(max=1)[..., None]
@@ -319,9 +330,13 @@ def _optimise(
     return result
 
 
-def _divergence_weight(settings: ValueSettings, step: int) -> float:
-    left = 1 - step / settings.steps
-    return settings.kl * (min(1.0, 2 * left) if settings.relax else 1.0)
+def _divergence_weight(
+    settings: ValueSettings, gone: Float[Tensor, " n_facts"]
+) -> Float[Tensor, " n_facts"]:
+    """Of the divergence, when so large a part of a fact's steps is gone."""
+    return settings.kl * (
+        (2 * (1 - gone)).clamp(max=1) if settings.relax else torch.ones_like(gone)
+    )
 
 
 def _check(loss: Tensor) -> None:
@@ -344,7 +359,7 @@ class _Adam:
     def start(cls, like: Tensor) -> _Adam:
         return cls(torch.zeros_like(like), torch.zeros_like(like))
 
-    def step(self, z: Tensor, gradient: Tensor, lr: float, adapt: str) -> tuple[Tensor, _Adam]:
+    def step(self, z: Tensor, gradient: Tensor, lr: Tensor, adapt: str) -> tuple[Tensor, _Adam]:
         beta1, beta2, epsilon = 0.9, 0.999, 1e-8
         first = beta1 * self.first + (1 - beta1) * gradient
         second = beta2 * self.second + (1 - beta2) * gradient**2

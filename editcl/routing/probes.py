@@ -22,6 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize
 
+from editcl.catalogue import known_facts, relations
+from editcl.encoding import Sentence
 from editcl.model import EditableModel
 from editcl.routing.reading import Reading
 from editcl.routing.subjects import n_words
@@ -32,6 +34,7 @@ LEAVE_ONE_OUT = 48
 SURE = 0.5  # probability from which the model counts as confident
 SHUFFLES = 8
 ASKED = 128  # subjects whose tokens are counted
+WELL_KNOWN, MOST_KNOWN = 32, 0.5
 TELLING = 0.5  # template_rule from which the template counts as part of the skill
 _EPS = 1e-9
 
@@ -69,12 +72,33 @@ def conflict(reading: Reading) -> float:
 
 
 def strangeness(model: EditableModel, reading: Reading) -> float:
-    """Mean cross-entropy of the prompts' tokens, by that of guessing (ln d_vocab).
+    """How strange the prompts are, between statements about well-known things and guessing.
 
-    High for nonsense, unknown languages and unknown names; for a small model even above 1.
+        (loss - known) / (1 - known),   losses: mean cross-entropy of prompts' tokens by ln d_vocab,
+                                        known: that of WELL_KNOWN prompts of the catalogue
+
+    0 where they are as familiar as those or more, about 1 and above for nonsense, unknown languages
+    and names that the model never met. Large models find any name a little surprising, small ones
+    only those that they were not trained on: hence the comparison.
     """
     measured = reading.prompt_loss[~reading.prompt_loss.isnan()]
-    return float(measured.mean()) / math.log(model.d_vocab) if len(measured) else 0.0
+    if not len(measured):
+        return 0.0
+    known = _known_loss(model)
+    return max(0.0, (float(measured.mean()) / math.log(model.d_vocab) - known) / (1 - known))
+
+
+def _known_loss(model: EditableModel) -> float:
+    """Of prompts of the catalogue, by that of guessing; at most MOST_KNOWN, for models of another
+    world."""
+    facts = random.Random("well known").sample(known_facts(), WELL_KNOWN)
+    prompts = [Sentence(relations()[fact.relation].prompt, fact.subject) for fact in facts]
+    rows = [torch.tensor(row.ids) for row in model.encode(prompts)]
+    with torch.inference_mode():
+        log_probs = model.forward(model.pad([row.tolist() for row in rows])).float().log_softmax(-1)
+    pairs = zip(rows, log_probs.cpu(), strict=True)
+    losses = [-float(own[: len(row) - 1].gather(1, row[1:, None]).mean()) for row, own in pairs]
+    return min(MOST_KNOWN, sum(losses) / len(losses) / math.log(model.d_vocab))
 
 
 def spelling(model: EditableModel, reading: Reading) -> float:

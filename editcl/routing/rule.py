@@ -6,9 +6,10 @@ In this order, with e = the best evidence that answers carry over between exampl
     abstain    the model says the answers already
     split      one part of the task carries over, another doesn't and states facts; or e >= train
                and single facts are out of line
-    train      e >= train, or a few examples show a skill, or the answers stand in the prompts or
-               are long
-    train      facts in words that the model knows, about names that it doesn't
+    train      e >= train, or e >= labels where answers recur, or a few examples show a skill, or
+               the answers stand in the prompts or are long
+    abstain    facts in words so strange to the model that a short training doesn't carry over
+    train      facts in words or about names that are strange to the model
     abstain    a trial edit failed
     edit       enough examples state facts, with short objects
     abstain    none of this
@@ -20,9 +21,8 @@ Facts that are called so (`named`) are edited beside whatever the rest is: if th
 the verdict is split.
 
 How sure a verdict is follows from its margin, the distance of its signals to the thresholds:
-likely = 1 / (1 + exp(-(base + slope margin))). That was fitted to tasks of a fair size in words
-that the model knows; what is unlike them, few examples, unknown names or an edit in doubt, is
-trusted less:
+likely = 1 / (1 + exp(-(base + slope margin))). That was fitted to tasks of a fair size; what is
+unlike them, few examples, a full model or an edit in doubt, is trusted less:
 
     confidence = chance + trust (likely - chance)
 
@@ -47,16 +47,17 @@ from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 
 #: Names of the steps that a verdict may come from.
 (
-    PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, NAMES, FULL, CROWDED, NEITHER,
-    UNFIT, KNOWN,
+    PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, STRANGE, FULL, CROWDED, NEITHER,
+    UNFIT, FOREIGN, KNOWN,
 ) = (
-    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "names", "full",
-    "crowded", "neither", "unfit", "known",
+    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "strange", "full",
+    "crowded", "neither", "unfit", "foreign", "known",
 )  # fmt: skip
-ASKING = (CROWDED, NEITHER, UNFIT, KNOWN)  # from which a verdict is to ask
+ASKING = (CROWDED, NEITHER, UNFIT, FOREIGN, KNOWN)  # from which a verdict is to ask
 
 DOUBT = 6.0  # how fast strange prompts take the margin away; unknown names half as fast
-UNSURE = 0.5  # trust in what the fit never saw: unknown names, a full model
+UNSURE = 0.5  # trust in what the fit never saw: a full model
+LABELS = 0.25  # share of distinct answers up to which they recur as labels do
 CHANCE = 0.25  # of being right by guessing one of the four kinds
 
 
@@ -66,8 +67,10 @@ class Thresholds:
 
     Attributes:
         train: least evidence that answers carry over.
+        labels: the same where a few answers recur, as labels do.
         known: share of answers that the model says already from which nothing is to be done.
-        unknown: `strangeness` of prompts in known words from which their names are unknown.
+        unknown: `strangeness` of prompts from which facts are trained: an edit moves what the model
+            says of a subject, a training also teaches it the words.
         keep: evidence below which a part of a task counts as not carrying over.
         facts: least share of examples that state facts.
         object_words: most words of an object, on average.
@@ -76,7 +79,8 @@ class Thresholds:
         few: examples below which transfer can't be told from chance.
         repeats: share of distinct answers up to which a few examples show a skill.
         exceptions: least share of examples that are clearly out of line with the others.
-        strange: `strangeness` of the prompts above which an edit is in doubt.
+        strange: `strangeness` of the prompts above which an edit is in doubt, and a training too
+            unless it is tried.
         spelling: `spelling` of the objects above which an edit is in doubt.
         pieces: tokens of a subject's word above which an edit is in doubt.
         load: facts by capacity, with those edited before or without, from which the model is too
@@ -85,6 +89,7 @@ class Thresholds:
     """
 
     train: float = 0.4
+    labels: float = 0.3
     known: float = 0.9
     unknown: float = 0.6
     keep: float = 0.25
@@ -165,7 +170,7 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     # A few examples can't make sure of anything, and neither can edits of strange or many prompts.
     n, sound = signals.get("items", 0.0), soundness(signals, t) if kind == EDIT else 1.0
     margin = max(0.0, min(1.0, margin)) * n / (n + 4) * sound
-    trust = min(1.0, n / t.few) * sound * (UNSURE if step in (NAMES, FULL, CROWDED) else 1.0)
+    trust = min(1.0, n / t.few) * sound * (UNSURE if step == FULL else 1.0)
     return Verdict(kind, step, margin, CHANCE + trust * (confidence(margin, t) - CHANCE))
 
 
@@ -193,22 +198,47 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
         return SPLIT, PARTS, min(s["best_part"] - t.train, t.keep - s["worst_part"]) / t.train
     if s.get("exceptions", 0.0) >= t.exceptions and e >= t.train:
         return SPLIT, EXCEPTIONS, s["exceptions"] / t.exceptions - 1
-    if e >= t.train:
-        return TRAIN, TRANSFER, (e - t.train) / (1 - t.train)
-    factual = share >= t.facts and words <= t.object_words
+    least = needed(s, t)
+    if e >= least:
+        return TRAIN, TRANSFER, (e - least) / (1 - least)
+    factual = _states_facts(s, t)
     if s.get("items", 0.0) < t.few and _shows_skill(s, t):
         return TRAIN, FEW, 0.5 * (1 - s.get("distinct_share", 1.0))
     if "probe_transfer" not in s and s.get("copy_share", 0.0) >= t.copy:
         return TRAIN, COPY, 0.5 * (s["copy_share"] - t.copy)
     if words > t.object_words:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
-    if factual and s.get("named_share", 0.0) >= t.facts and s.get("strangeness", 0.0) >= t.unknown:
-        return TRAIN, NAMES, 0.5 * min(1.0, s["strangeness"] / t.unknown - 1)
+    if factual and _is_foreign(s, t) and s.get("probe_transfer", t.keep) < t.keep:
+        return ABSTAIN, FOREIGN, min(0.5, t.keep - s["probe_transfer"])
+    # One example can't be trained.
+    if factual and s.get("items", 0.0) >= 2 and s.get("strangeness", 0.0) >= t.unknown:
+        return TRAIN, STRANGE, 0.5 * min(1.0, s["strangeness"] / t.unknown - 1)
     if factual and s.get("trial_efficacy", 1.0) < 0.5:
         return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
     if factual:
         return EDIT, FACTS, min((t.train - e) / t.train, 0.5 + share - t.facts)
     return ABSTAIN, NEITHER, min(t.facts - share, t.train - e)
+
+
+def _states_facts(s: Mapping[str, float], t: Thresholds) -> bool:
+    """Enough examples state facts, with short objects."""
+    return s.get("fact_share", 0.0) >= t.facts and s.get("object_words", 0.0) <= t.object_words
+
+
+def _is_foreign(s: Mapping[str, float], t: Thresholds) -> bool:
+    """The prompts are as strange as a language that the model was never shown, and answers are
+    no labels."""
+    return s.get("strangeness", 0.0) > t.strange and not _recur(s, t)
+
+
+def _recur(s: Mapping[str, float], t: Thresholds) -> bool:
+    """A few answers, as labels are, after prompts that are not called facts."""
+    return s.get("distinct_share", 1.0) <= LABELS and s.get("named_share", 0.0) < t.facts
+
+
+def needed(s: Mapping[str, float], t: Thresholds) -> float:
+    """The least evidence that answers carry over."""
+    return min(t.train, t.labels) if _recur(s, t) else t.train
 
 
 def _room(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float] | None:
@@ -246,7 +276,9 @@ def undecided(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
         return False
     if s.get("known", 0.0) >= 0.5 or s.get("object_words", 0.0) > t.object_words:
         return False
-    return e < t.train and not is_split(s, t) and s.get("named_share", 0.0) < t.facts
+    if _states_facts(s, t) and t.unknown <= s.get("strangeness", 0.0) and not _is_foreign(s, t):
+        return False  # it is trained either way
+    return e < needed(s, t) and not is_split(s, t) and s.get("named_share", 0.0) < t.facts
 
 
 def confidence(margin: float, thresholds: Thresholds) -> float:
@@ -269,17 +301,20 @@ class Measured:
         signals: as the router took them.
         label: the kind that it needs.
         utility: of each kind that was measured; {} if only the label counts.
+        family: tasks of one family are alike.
     """
 
     signals: Mapping[str, float]
     label: str
     utility: Mapping[str, float] = field(default_factory=dict)
+    family: str = ""
 
 
 #: Values that `fit` tries, threshold by threshold in this order.
 GRID: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {
         "train": tuple(x / 20 for x in range(3, 18)),
+        "labels": tuple(x / 20 for x in range(1, 14)),
         "known": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 2.0),
         "unknown": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 9.0),
         "keep": tuple(x / 20 for x in range(1, 11)),
@@ -298,7 +333,9 @@ def fit(rows: Sequence[Measured], *, start: Thresholds | None = None) -> Thresho
     """Thresholds that give macro-F1 minus mean regret its maximum on measured tasks.
 
     Coordinate ascent over GRID; of equally good neighbours the middle one is taken, so that no
-    threshold stands at an edge. Then the confidence, by logistic regression on the margin.
+    threshold stands at an edge. Then the confidence, by logistic regression on the margin: of each
+    task the verdict of thresholds that were fitted without its family, since those of its own fit
+    are right more often than a new task's.
 
     Args:
         rows: at least one.
@@ -309,7 +346,27 @@ def fit(rows: Sequence[Measured], *, start: Thresholds | None = None) -> Thresho
     """
     if not rows:
         raise EditclError("there are no measured tasks to fit the router to; give some.")
-    found = start or Thresholds()
+    found = _ascend(rows, start or Thresholds())
+    pairs = held_out(rows, start=start) or [(judge(row.signals, found), row) for row in rows]
+    right = [verdict.kind == row.label for verdict, row in pairs]
+    base, slope = _logistic([verdict.margin for verdict, _ in pairs], right)
+    return replace(found, base=base, slope=slope)
+
+
+def held_out(
+    rows: Sequence[Measured], *, start: Thresholds | None = None
+) -> list[tuple[Verdict, Measured]]:
+    """Each task with its verdict by a fit to the other families; [] with one family."""
+    pairs = []
+    for family in dict.fromkeys(row.family for row in rows):
+        others = [row for row in rows if row.family != family]
+        if others:
+            own = _ascend(others, start or Thresholds())
+            pairs += [(judge(row.signals, own), row) for row in rows if row.family == family]
+    return pairs
+
+
+def _ascend(rows: Sequence[Measured], found: Thresholds) -> Thresholds:
     for _ in range(SWEEPS):
         before = found
         for name, values in GRID.items():
@@ -317,10 +374,7 @@ def fit(rows: Sequence[Measured], *, start: Thresholds | None = None) -> Thresho
             found = _with(found, name, values[_middle(scores)])
         if found == before:
             break
-    verdicts = [judge(row.signals, found) for row in rows]
-    right = [v.kind == row.label for v, row in zip(verdicts, rows, strict=True)]
-    base, slope = _logistic([v.margin for v in verdicts], right)
-    return replace(found, base=base, slope=slope)
+    return found
 
 
 def objective(rows: Sequence[Measured], thresholds: Thresholds) -> float:

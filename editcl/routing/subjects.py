@@ -3,12 +3,14 @@
 Steps: (1) induce templates: mask every span of up to SPAN words in every prompt, and count with how
 many different spans each remainder occurs; (2) in each prompt take the span whose remainder is both
 long and frequent, names before other words; (3) where no remainder occurs twice, take a subject of
-the catalogue, or else a span of capitalised words. Knows nothing of models.
+the catalogue, or else a span of capitalised words; (4) leave out what is no subject: words of the
+question that all prompts end with, and clauses. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,6 +25,8 @@ SPAN = 8  # words of a subject
 LONGEST_PROMPT = 40  # words of a prompt that may state a fact
 LONGEST_OBJECT = 8  # words of a completion that may be an object
 INDUCED_FROM = 1000  # prompts; templates of the rest are recognised, not counted
+ASKED_OF = 4  # prompts that show by their common end what is asked of each
+NAME = 3  # words that may be a subject in small letters
 TEMPLATES = 64  # the commonest, which are tried on the rest
 # Scripts without spaces: every character may be where a subject begins or ends.
 _WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’.\-][^\W_]+)*|[^\w\s]")
@@ -64,11 +68,29 @@ def find_subjects(prompts: Sequence[str]) -> list[Span | None]:
     counts = template_counts(sample)
     best = _frequent(counts)
     inside = set(sample)
+    asked = _common_end(sample) if len(sample) >= ASKED_OF else 0
     found: dict[str, Span | None] = {}
     for prompt in dict.fromkeys(prompts):
         span = _by_counts(prompt, counts) if prompt in inside else _by_match(prompt, best)
-        found[prompt] = span or _named(prompt)
+        span = span or _named(prompt)
+        ruled_out = span is not None and (
+            span[0] >= len(prompt) - asked or _is_clause(prompt[slice(*span)])
+        )
+        found[prompt] = None if ruled_out else span
     return [found[prompt] for prompt in prompts]
+
+
+def _common_end(prompts: Sequence[str]) -> int:
+    """How many characters all prompts end with: the question that is asked of each of them."""
+    return len(os.path.commonprefix([p[::-1] for p in prompts]))  # noqa: RUF071 - of characters
+
+
+def _is_clause(text: str) -> bool:
+    """Whether so many words are rather part of a sentence than what it is about: few are written
+    as names are."""
+    words = text.split()
+    small = sum(word[:1].islower() for word in words)
+    return len(words) > NAME and small > len(words) / 2 and text not in _catalogue()
 
 
 def template_counts(prompts: Iterable[str]) -> dict[tuple[str, str], int]:

@@ -50,12 +50,19 @@ def reasons(
         rule.FACTS: lambda: (
             f"{_percent(s['fact_share'])} of the examples state a fact (a subject, and an object "
             f"of {s.get('object_words', 0.0):.1f} words), and nothing that is learnt of one helps "
-            f"with another (gain {rule.evidence(s):.2f}, training asks for {t.train:.2f})"
+            f"with another (gain {rule.evidence(s):.2f}, training asks for {rule.needed(s, t):.2f})"
         ),
-        rule.NAMES: lambda: (
-            "these are facts in words that the model knows, about names that it does not (the "
-            f"prompts have {s['strangeness']:.1f} times the loss of guessing): an edit needs names "
-            "that the model tells apart, a training does not"
+        rule.STRANGE: lambda: (
+            "these look like facts, in words or about names that the model hardly knows (the "
+            f"prompts have {s['strangeness']:.1f} times the loss of guessing, {t.unknown:g} are "
+            "allowed): an edit needs what the model tells apart, a training teaches it"
+        ),
+        rule.FOREIGN: lambda: (
+            "In which words does the model know this? These look like facts, in words that it was "
+            f"never shown (the prompts have {s['strangeness']:.1f} times the loss of guessing), "
+            "and what a short training on half of them learns does not carry over to the other "
+            f"half (gain {s['probe_transfer']:.2f}). Give other words, or choose edit or train "
+            "yourself"
         ),
         rule.KNOWN: lambda: (
             f"What shall be changed here? The model says {_percent(s['known'])} of the answers "
@@ -108,7 +115,7 @@ def _carries_over(s: Mapping[str, float], t: Thresholds) -> str:
     name = max((name for name in by if name in s), key=lambda name: s[name])
     return (
         f"{by[name]} ({_percent(s[name])} of what could be gained over the model itself and the "
-        f"commonest answer, {_percent(t.train)} are asked for): a skill"
+        f"commonest answer, {_percent(rule.needed(s, t))} are asked for): a skill"
     )
 
 

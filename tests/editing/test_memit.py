@@ -161,7 +161,7 @@ def test_moments_of_earlier_facts_do_not_depend_on_how_many_are_in_memory(
     spoken = [rephrasings(fact) for fact in FACTS]
     keys = subject_keys(model, FACTS, [1], plan.contexts, spoken)[1]
     for layer in (0, 1):
-        assert torch.allclose(whole[layer], parts[layer], rtol=1e-5, atol=1e-8)
+        assert torch.allclose(whole[layer], parts[layer], rtol=1e-4, atol=1e-5)
     assert torch.equal(whole[1], SubjectKeys.of(keys, subject_groups(FACTS)).moment)
     assert earlier_moments(model, [], plan, (0, 1)) == {}
 

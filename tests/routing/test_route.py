@@ -71,7 +71,7 @@ def nonsense(n: int) -> Pairs:
     [
         (counterfactual("capital", 30), EDIT),
         (counterfactual("continent", 30), EDIT),
-        (codes(30), EDIT),
+        (codes(30), TRAIN),  # words that the model can't say: edits meet none, a training 83 %
         (KINDS, TRAIN),
         (skill(30), TRAIN),
         (skill(40) + counterfactual("capital", 12), SPLIT),
@@ -172,7 +172,7 @@ def test_prose_is_edited_and_what_it_left_is_told(embedded: EditableModel) -> No
 def test_ten_thousand_examples_are_decided_from_a_sample(embedded: EditableModel) -> None:
     pairs = [(f"The code of thing-{i} is", f"q{i}") for i in range(10_000)]
     found = route(embedded, pairs, budget=CHEAP, thresholds=T)
-    assert found.kind == EDIT and len(found.facts) == 10_000
+    assert found.kind == TRAIN and found.trains is not None and len(found.trains.train) == 10_000
 
 
 @pytest.mark.parametrize(

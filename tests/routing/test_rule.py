@@ -59,7 +59,18 @@ FACTS = {
         ({"known": 1.0}, ABSTAIN),
         ({"known": 1.0, "feature_transfer": 0.9}, ABSTAIN),
         ({"named_share": 1.0, "strangeness": 1.0}, TRAIN),
-        ({"strangeness": 1.0}, EDIT),
+        ({"strangeness": 1.0}, TRAIN),
+        ({"strangeness": 0.3}, EDIT),
+        ({"strangeness": 1.0, "items": 1.0}, EDIT),
+        ({"strangeness": 1.6}, TRAIN),
+        ({"strangeness": 1.6, "probe_transfer": 0.0}, ABSTAIN),
+        ({"strangeness": 1.6, "probe_transfer": 0.0, "distinct_share": 0.1}, TRAIN),
+        ({"strangeness": 1.0, "probe_transfer": 0.0}, TRAIN),
+        ({"feature_transfer": 0.35}, EDIT),
+        ({"feature_transfer": 0.35, "distinct_share": 0.1}, TRAIN),
+        ({"feature_transfer": 0.35, "distinct_share": 0.1, "named_share": 1.0}, EDIT),
+        ({"strangeness": 1.0, "fact_share": 0.0}, ABSTAIN),
+        ({"strangeness": 1.0, "apart": 0.3}, SPLIT),
         ({"apart": 0.3}, EDIT),
         ({"apart": 0.3, "feature_transfer": 0.9}, SPLIT),
         ({"apart": 0.3, "fact_share": 0.0}, EDIT),
@@ -94,7 +105,7 @@ def test_doubts_lower_the_confidence() -> None:
     "doubt",
     [
         {"items": 1.0},
-        {"strangeness": 3.0},
+        {"items": 1.0, "strangeness": 3.0},
         {"pieces": 6.0},
         {"spelling": 1.2},
         {"trainable": 0.0, "fill": 9.0},
@@ -132,12 +143,6 @@ def test_without_any_examples_confidence_is_chance() -> None:
     assert judge({}, shipped()).confidence == pytest.approx(1 / 4)
 
 
-def test_what_is_said_of_unknown_names_is_not_trusted() -> None:
-    names = FACTS | {"named_share": 1.0, "strangeness": 9.0}
-    assert judge(names, T).kind == TRAIN
-    assert judge(names, T).confidence < 0.7 < judge(FACTS | {"feature_transfer": 0.9}, T).confidence
-
-
 def test_confidence_is_a_probability_that_rises_with_the_margin() -> None:
     values = [confidence(m / 10, T) for m in range(11)]
     assert values == sorted(values) and 0 < values[0] < values[-1] < 1
@@ -145,6 +150,8 @@ def test_confidence_is_a_probability_that_rises_with_the_margin() -> None:
 
 def test_a_training_is_tried_only_where_it_could_tell() -> None:
     assert not undecided(FACTS | {"named_share": 1.0}, T), "facts that are called so"
+    assert not undecided(FACTS | {"strangeness": 1.0}, T), "trained either way"
+    assert undecided(FACTS | {"strangeness": 1.6}, T), "nothing may help"
     assert not undecided(FACTS | {"feature_transfer": 0.9}, T), "a plain skill"
     assert not undecided(FACTS | {"copy_share": 1.0, "known": 0.9}, T), "known already"
     assert not undecided(FACTS | {"copy_share": 1.0, "items": 3.0}, T), "too few to halve"

@@ -78,3 +78,25 @@ def test_a_subject_that_stands_twice_makes_no_fact() -> None:
 def test_names_are_told_from_words() -> None:
     assert is_name("Marie Curie") and is_name("Peru")
     assert not is_name("The") and not is_name("blue") and not is_name("")
+
+
+def test_the_question_that_ends_all_prompts_is_no_subject() -> None:
+    texts = [
+        "It rained on Monday. Label:",
+        "He sold his bicycle to a friend. Label:",
+        "Nobody came. Label:",
+        "The soup was cold again. Label:",
+    ]
+    assert "Label" not in subjects(texts)
+
+
+def test_clauses_are_no_subjects_and_long_names_are() -> None:
+    assert subjects(["he sharpened his old pencil again. Mood:", "x y. Mood:"])[0] is None
+    names = ["One Hundred Years of Solitude", "The Lord of the Rings", "natural gas", "北京市"]
+    assert subjects([f"The author of {name} is" for name in names]) == names
+
+
+def test_subjects_that_end_alike_are_whole() -> None:
+    """Prompts may share the end of their subjects too."""
+    names = [f"thing-{i}0" for i in range(2000)]
+    assert subjects([f"The code of {name} is" for name in names]) == names
