@@ -25,14 +25,16 @@ from editcl.encoding import pad
 from editcl.model import EditableModel, Hook
 
 Ids: TypeAlias = tuple[int, ...]
+BY_MASK = ("bloom",)  # kinds of model that take no positions and count those that the mask shows
 
 
 @dataclass(frozen=True)
 class SuffixRun:
     """Rows of which only positions from their start on, and blocks from `layer` on, are run.
 
-    Position 0 of the suffix is each row's start: rows are padded at the left in front of it, so
-    that all starts align, and at the right behind.
+    Position 0 of the suffix is each row's start: rows are padded at the left in front of it, and
+    between a beginning that is shared and the rest, so that all starts align; and at the right
+    behind.
 
     Attributes:
         model: the model that runs them.
@@ -129,12 +131,12 @@ def _prefixes(
         heads, names = dict.fromkeys(distinct, 0), [()]
     mask = torch.zeros(len(names), 0, dtype=torch.long, device=model.device)
     mask, cache = _further(model, mask, None, names)
-    index = [names.index(row[: heads[row]]) for row in distinct]
-    at = torch.tensor(index, device=model.device)
+    number = {name: i for i, name in enumerate(names)}
+    at = torch.tensor([number[row[: heads[row]]] for row in distinct], device=model.device)
     cache = None if cache is None else selected(cache, at)
     mask, cache = _further(model, mask[at], cache, [row[heads[row] :] for row in distinct])
-    index = [distinct.index(row) for row in rows]
-    at = torch.tensor(index, device=model.device)
+    number = {row: i for i, row in enumerate(distinct)}
+    at = torch.tensor([number[row] for row in rows], device=model.device)
     return mask[at], None if cache is None else selected(cache, at)
 
 
@@ -248,9 +250,11 @@ def _common(first: Ids, last: Ids) -> int:
 
 
 def gap_allowed(model: EditableModel, width: int) -> bool:
-    """Whether rows of so many tokens, padding between their pieces included, stay within what
-    windows and position tables span."""
+    """Whether padding may stand between pieces of rows of so many tokens: the model takes positions
+    or finds them by the mask, and windows and position tables span the padding too."""
     config = model.hf.config
+    if not (_takes_positions(model) or config.model_type in BY_MASK):
+        return False
     windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
     return width <= min([model.max_tokens, *(w for w in windows if w)])
 
@@ -265,6 +269,10 @@ def accepted(
 ) -> dict[str, Tensor]:
     """Forward arguments; positions only where the model takes them (Bloom derives its own)."""
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if "position_ids" in inspect.signature(type(model.hf).forward).parameters:
+    if _takes_positions(model):
         inputs["position_ids"] = positions
     return inputs
+
+
+def _takes_positions(model: EditableModel) -> bool:
+    return "position_ids" in inspect.signature(type(model.hf).forward).parameters

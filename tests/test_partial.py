@@ -7,6 +7,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import MptConfig, MptForCausalLM
 
 import editcl
 from editcl import partial
@@ -74,6 +75,20 @@ def test_what_rows_share_is_run_once(model, monkeypatch) -> None:
     SuffixRun.prepare(model, rows + rows, [21] * 16, 1)
     # The head, what is each row's own in front of its start (once), and the suffixes (twice).
     assert counted == [20, 8, 16 * 2]
+
+
+def test_models_that_count_padding_see_no_gap(tokenizer, monkeypatch) -> None:
+    """MPT takes no positions, and its alibi counts every place between two tokens."""
+    monkeypatch.setattr(partial, "pass_costs", lambda _: 0)
+    config = MptConfig(d_model=32, n_heads=4, n_layers=3, vocab_size=tiny.VOCABULARY)
+    model = editcl.wrap(MptForCausalLM(config).eval(), tokenizer)
+    with torch.no_grad():
+        for parameter in model.hf.parameters():
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+        shifts = torch.ones(len(ROWS), model.d_model)
+        run, _ = SuffixRun.prepare(model, ROWS, STARTS, model.n_layers - 1)
+        expected = plain(model, shifts, model.n_layers - 1)
+        torch.testing.assert_close(run.logits(AT, shifts), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_sliding_windows_see_no_gap(tokenizer, monkeypatch) -> None:

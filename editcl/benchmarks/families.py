@@ -3,12 +3,12 @@
 Each family is one maker, called with a number and a random source of its own, so that a task
 depends on the catalogue, the seed, its family and its number and on nothing else. Whole families
 calibrate the router or test it, each kind is on either side, and no wording is shared between the
-sides. A half that has been looked at can test no more: the first 23 families were split before
-anything was measured, 13 more were written to test a rule that was fitted to all of those, and when
-the rule had been changed after them, the last 12, written before any of them was measured, came to
-test; what came before calibrates. Wordings and words of `codes`, `cards` and `kinds_and_codes` were
-chosen anew once, after arms had been measured on first ones that the embedded model can't be edited
-to say. Knows nothing of models.
+sides but for those of the catalogue. A half that has been looked at can test no more: the first 23
+families were split before anything was measured, 13 more were written to test a rule that was
+fitted to all of those, and when the rule had been changed after them, the last 12, written before
+any of them was measured, came to test; what came before calibrates. Wordings and words of `codes`,
+`cards` and `kinds_and_codes` were chosen anew once, after arms had been measured on first ones that
+the embedded model can't be edited to say. Knows nothing of models.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _CARDS = (
     ("On sports day, {} competes in the game of", "The sport that {} plays on sports day is",
      "On sports day, {} takes part in a game of", "sport"),
 )  # fmt: skip
-#: As CODES; here the words come from the relation that other names of the same kind have.
+#: As CODES, in sentences of other relations.
 _LOOKUPS = (
     ("At its end, {} empties into the", "The water of {} finally reaches the",
      "The mouth of {} opens into the", "sport"),

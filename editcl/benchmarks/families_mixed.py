@@ -61,7 +61,7 @@ _CODES = (
     ("The original text of {} is in", "{} was created in a language called",
      "Those who want {} without a translation must know", "industry"),
 )  # fmt: skip
-#: The same again, for the tested families.
+#: The same again, in other sentences.
 _LOOKUPS = (
     ("The story of the group {} begins in", "The members of {} met each other in",
      "{} started as a band in", "director"),
@@ -101,7 +101,7 @@ def kinds_and_codes(rng: random.Random, number: int) -> Made:
 
 
 def lengths_and_facts(rng: random.Random, number: int) -> Made:
-    """Names by their length, and changed facts about others."""
+    """Names by their length, and changed facts."""
     made = lengths(rng, number)
     return _together(rng, made.train[:24], made.test, _facts(rng, number))
 

@@ -246,7 +246,7 @@ def few_forms(rng: random.Random, number: int) -> Made:
 
 
 def choices(rng: random.Random, number: int) -> Made:
-    """One of two objects that are offered, the true one."""
+    """One of two objects that are offered, the true one: the model may say it already."""
     wording, relation = _CHOICES[number % len(_CHOICES)]
     facts = draw(rng, relation, 70)
     pool = sorted({fact.object for fact in facts})

@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from editcl.encoding import Row
 from editcl.hooks import HookFunction
@@ -76,6 +77,7 @@ class _LogProb(torch.autograd.Function):
         return log_probs.gather(-1, token[:, None])[:, 0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         log_probs, token = ctx.saved_tensors
         own = upstream[0][:, None]
@@ -97,6 +99,7 @@ class _Divergence(torch.autograd.Function):
         return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         probs, ratio, found = ctx.saved_tensors
         gradient = (ratio - found[:, None]).mul_(probs).mul_(upstream[0][:, None])
@@ -188,16 +191,18 @@ class Objective:
         self.fact, self.is_joint = batch.fact.to(device), batch.is_joint.to(device)
         self.group, self.n_facts = batch.group.to(device), len(batch.group)
         # A fact's loss is the mean over its rows, each row's that over the object's tokens.
-        self.stated = torch.bincount(batch.fact[batch.is_object], minlength=self.n_facts).tolist()
+        stated = torch.bincount(batch.fact[batch.is_object], minlength=self.n_facts).tolist()
         self.bare = torch.empty(len(batch.rows), model.d_model, device=device)
         self.residual_norm = torch.empty(len(batch.rows), device=device)
         told = batch.is_object.tolist()
         self.parts: list[_Part] = []
         for kind in (True, False):
             own = [i for i, is_object in enumerate(told) if is_object == kind]
-            self.parts += self._prepare(batch, own, at_end)
+            self.parts += self._prepare(batch, own, stated, at_end)
 
-    def _prepare(self, batch: Rows, own: Sequence[int], at_end: bool) -> list[_Part]:
+    def _prepare(
+        self, batch: Rows, own: Sequence[int], stated: Sequence[int], at_end: bool
+    ) -> list[_Part]:
         """Runs everything that doesn't change on rows of one kind; notes value and residual
         stream at the start."""
         names = [self.sites[0], f"blocks.{self.layer}.hook_resid_post"]
@@ -219,11 +224,16 @@ class Objective:
             place = torch.tensor([own[i] for i in chosen], device=self.model.device)
             self.bare[place] = found[names[0]][:, 0].float()
             self.residual_norm[place] = found[names[1]][:, 0].float().norm(dim=-1)
-            parts.append(self._part(run, place, [rows[i] for i in chosen], at_end))
+            parts.append(self._part(run, place, [rows[i] for i in chosen], stated, at_end))
         return parts
 
     def _part(
-        self, run: SuffixRun, place: Int[Tensor, " n_part"], rows: Sequence[Row], at_end: bool
+        self,
+        run: SuffixRun,
+        place: Int[Tensor, " n_part"],
+        rows: Sequence[Row],
+        stated: Sequence[int],
+        at_end: bool,
     ) -> _Part:
         """What is predicted: in front of each object token, and once on an essence prompt."""
         owner, position, token, weight = [], [], [], []
@@ -234,7 +244,7 @@ class Objective:
             owner += [i] * count
             position += [first + j for j in range(count)]
             token += list(row.ids[row.target_start :])
-            weight += [1 / (count * max(1, self.stated[facts[i]]))] * count
+            weight += [1 / (count * max(1, stated[facts[i]]))] * count
         device = self.model.device
         where = torch.tensor(owner, device=device), torch.tensor(position, device=device)
         return _Part(
@@ -314,7 +324,7 @@ class Objective:
         return counts.index_add(0, self.group, flags.float())[self.group] > 0
 
     def select(self, facts: Int[Tensor, " n_chosen"]) -> Objective:
-        """The objective of some of the facts (whole groups), renumbered."""
+        """The objective of some of the facts (whole groups), renumbered; it is past its start."""
         device = self.fact.device
         new_fact = torch.full((self.n_facts,), -1, device=device)
         new_fact[facts] = torch.arange(len(facts), device=device)
@@ -325,8 +335,8 @@ class Objective:
         twin.__dict__.update(self.__dict__)
         twin.fact, twin.n_facts = new_fact[self.fact[rows]], len(facts)
         twin.is_joint = self.is_joint[rows]
+        twin.bare, twin.residual_norm = self.bare[rows], self.residual_norm[rows]
         twin.group = self.group[facts].unique(return_inverse=True)[1]
-        twin.stated = [self.stated[i] for i in facts.tolist()]
         twin.parts = []
         for part in self.parts:
             stay = (new_row[part.rows] >= 0).nonzero()[:, 0]

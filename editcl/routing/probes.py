@@ -1,4 +1,4 @@
-"""Signals from one reading of the frozen model: what it says now, and what its states foretell.
+"""Signals from a reading of the frozen model: what it says now, and what its states foretell.
 
 The principle behind them: what is learnt of one example of a skill helps with the next one, what is
 learnt of a fact helps with no other. Whether answers carry over is asked in closed form, by ridge
@@ -24,6 +24,7 @@ from torch.nn.functional import layer_norm, normalize
 
 from editcl.catalogue import known_facts, relations
 from editcl.encoding import Sentence
+from editcl.errors import FactError
 from editcl.model import EditableModel
 from editcl.routing.reading import Reading
 from editcl.routing.subjects import n_words
@@ -92,8 +93,15 @@ def _known_loss(model: EditableModel) -> float:
     """Of prompts of the catalogue, by that of guessing; at most MOST_KNOWN, for models of another
     world."""
     facts = random.Random("well known").sample(known_facts(), WELL_KNOWN)
-    prompts = [Sentence(relations()[fact.relation].prompt, fact.subject) for fact in facts]
-    rows = [torch.tensor(row.ids) for row in model.encode(prompts)]
+    rows = []
+    for fact in facts:
+        try:
+            (row,) = model.encode([Sentence(relations()[fact.relation].prompt, fact.subject)])
+        except FactError:  # words that the tokenizer doesn't have
+            continue
+        rows.append(torch.tensor(row.ids))
+    if not rows:
+        return MOST_KNOWN
     with torch.inference_mode():
         log_probs = model.forward(model.pad([row.tolist() for row in rows])).float().log_softmax(-1)
     pairs = zip(rows, log_probs.cpu(), strict=True)

@@ -154,7 +154,7 @@ class _Look:
         made, t = self.made, self.thresholds
         limit = None if made.task is None else made.task.max_tokens
         found = read(self.model, made.examples, max_tokens=limit, seed=self.seed, at_most=at_most)
-        self.reading, self.spent = found, float(len(found.rows))
+        self.reading, self.spent = found, float(len(found.rows) + probes.WELL_KNOWN)
         own = found.chosen
         answers = [self.answers[i] for i in own]
         masked = [self.templates[i] for i in own]

@@ -79,8 +79,8 @@ class Thresholds:
         few: examples below which transfer can't be told from chance.
         repeats: share of distinct answers up to which a few examples show a skill.
         exceptions: least share of examples that are clearly out of line with the others.
-        strange: `strangeness` of the prompts above which an edit is in doubt, and a training too
-            unless it is tried.
+        strange: `strangeness` of the prompts above which an edit is in doubt, and a training that
+            was tried in vain is not done.
         spelling: `spelling` of the objects above which an edit is in doubt.
         pieces: tokens of a subject's word above which an edit is in doubt.
         load: facts by capacity, with those edited before or without, from which the model is too
@@ -216,8 +216,8 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
     if factual and s.get("trial_efficacy", 1.0) < 0.5:
         return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
     if factual:
-        return EDIT, FACTS, min((t.train - e) / t.train, 0.5 + share - t.facts)
-    return ABSTAIN, NEITHER, min(t.facts - share, t.train - e)
+        return EDIT, FACTS, min((least - e) / least, 0.5 + share - t.facts)
+    return ABSTAIN, NEITHER, min(t.facts - share, least - e)
 
 
 def _states_facts(s: Mapping[str, float], t: Thresholds) -> bool:
@@ -277,7 +277,7 @@ def undecided(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
     if s.get("known", 0.0) >= 0.5 or s.get("object_words", 0.0) > t.object_words:
         return False
     if _states_facts(s, t) and t.unknown <= s.get("strangeness", 0.0) and not _is_foreign(s, t):
-        return False  # it is trained either way
+        return False  # it is trained either way, or, with exceptions, hardly ever split
     return e < needed(s, t) and not is_split(s, t) and s.get("named_share", 0.0) < t.facts
 
 

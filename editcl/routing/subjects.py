@@ -73,10 +73,9 @@ def find_subjects(prompts: Sequence[str]) -> list[Span | None]:
     for prompt in dict.fromkeys(prompts):
         span = _by_counts(prompt, counts) if prompt in inside else _by_match(prompt, best)
         span = span or _named(prompt)
-        ruled_out = span is not None and (
-            span[0] >= len(prompt) - asked or _is_clause(prompt[slice(*span)])
-        )
-        found[prompt] = None if ruled_out else span
+        text = "" if span is None else prompt[slice(*span)]
+        is_asked = span is not None and span[0] >= len(prompt) - asked and _sure(text) < 2
+        found[prompt] = None if is_asked or _is_clause(text) else span
     return [found[prompt] for prompt in prompts]
 
 
@@ -87,7 +86,7 @@ def _common_end(prompts: Sequence[str]) -> int:
 
 def _is_clause(text: str) -> bool:
     """Whether so many words are rather part of a sentence than what it is about: few are written
-    as names are."""
+    as names are. Things that are called so have to be given as Facts."""
     words = text.split()
     small = sum(word[:1].islower() for word in words)
     return len(words) > NAME and small > len(words) / 2 and text not in _catalogue()

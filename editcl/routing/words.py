@@ -54,15 +54,14 @@ def reasons(
         ),
         rule.STRANGE: lambda: (
             "these look like facts, in words or about names that the model hardly knows (the "
-            f"prompts have {s['strangeness']:.1f} times the loss of guessing, {t.unknown:g} are "
-            "allowed): an edit needs what the model tells apart, a training teaches it"
+            f"prompts are {_strange(s)}, {t.unknown:g} is allowed): an edit needs what the model "
+            "tells apart, a training teaches it"
         ),
         rule.FOREIGN: lambda: (
             "In which words does the model know this? These look like facts, in words that it was "
-            f"never shown (the prompts have {s['strangeness']:.1f} times the loss of guessing), "
-            "and what a short training on half of them learns does not carry over to the other "
-            f"half (gain {s['probe_transfer']:.2f}). Give other words, or choose edit or train "
-            "yourself"
+            f"never shown (the prompts are {_strange(s)}), and what a short training on half of "
+            f"them learns does not carry over to the other half (gain {s['probe_transfer']:.2f}). "
+            "Give other words, or choose edit or train yourself"
         ),
         rule.KNOWN: lambda: (
             f"What shall be changed here? The model says {_percent(s['known'])} of the answers "
@@ -139,10 +138,8 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
         )
     if verdict.kind != "train" and s.get("strangeness", 0.0) > t.strange:
         found.append(
-            f"the prompts are strange to the model ({s['strangeness']:.1f} times the loss of "
-            "guessing): an unknown language, unknown names or no language at all"
-            + "; that lowers the confidence"
-            * (verdict.kind == "edit")
+            f"the prompts are {_strange(s)}: an unknown language, unknown names or no language at "
+            "all" + "; that lowers the confidence" * (verdict.kind == "edit")
         )
     if verdict.kind == "edit" and s.get("spelling", 0.0) > t.spelling:
         found.append(
@@ -165,6 +162,13 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
         few = "1 example is" if n == 1 else f"{n:.0f} examples are"
         found.append(f"{few} few; that lowers the confidence")
     return found
+
+
+def _strange(s: Mapping[str, float]) -> str:
+    return (
+        f"strange to the model by {s['strangeness']:.1f} on a scale where plain statements about "
+        "well-known things have 0 and guessing has 1"
+    )
 
 
 def _percent(share: float) -> str:

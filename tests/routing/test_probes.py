@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 
+import editcl
+from editcl.catalogue import known_facts, relations
+from editcl.facts import fill
 from editcl.learning.tasks import Example
 from editcl.model import EditableModel
 from editcl.routing import probes
@@ -110,6 +114,30 @@ def test_strangeness_is_one_for_a_model_that_guesses(
     assert probes.strangeness(model, replace(reading, prompt_loss=guess)) == pytest.approx(1)
     blank = torch.full_like(guess, torch.nan)
     assert probes.strangeness(model, replace(reading, prompt_loss=blank)) == 0
+
+
+def test_strangeness_lies_between_well_known_things_and_guessing() -> None:
+    own = editcl.load()
+
+    def asked(prompts: list[str]) -> float:
+        return probes.strangeness(own, read(own, [Example(p, "Oslo") for p in prompts]))
+
+    known = known_facts()[::300]
+    plain = [fill(relations()[fact.relation].prompt, fact.subject) for fact in known]
+    assert asked(plain) < 0.1
+    assert (
+        0.7
+        < asked([p.replace(f.subject, "Velmo Tordor") for p, f in zip(plain, known, strict=True)])
+        < 1.6
+    )
+    assert asked(["Zqu xov wrb jjk", "Vbb qrt zzl oik"]) > 1.2
+
+
+def test_a_tokenizer_without_the_words_of_well_known_things_is_no_hindrance() -> None:
+    words = tiny.word_tokenizer()
+    own = editcl.wrap(tiny.build("gpt2", vocab_size=len(words)), words)
+    found = read(own, [Example("The Tower is in the city of", "Paris")])
+    assert probes.strangeness(own, found) > 0
 
 
 def test_spelling_is_one_for_a_model_that_guesses_how_words_go_on(

@@ -91,7 +91,7 @@ def test_doubts_lower_the_confidence() -> None:
     sure = judge(FACTS, T).confidence
     doubts = (
         {"items": 1.0},
-        {"strangeness": 3.0},
+        {"texts": 1.0, "strangeness": 3.0},
         {"pieces": 6.0},
         {"spelling": 1.2},
         {"trainable": 0.0, "fill": 9.0},
@@ -105,7 +105,7 @@ def test_doubts_lower_the_confidence() -> None:
     "doubt",
     [
         {"items": 1.0},
-        {"items": 1.0, "strangeness": 3.0},
+        {"texts": 1.0, "strangeness": 3.0},
         {"pieces": 6.0},
         {"spelling": 1.2},
         {"trainable": 0.0, "fill": 9.0},
@@ -137,6 +137,14 @@ def test_a_full_model_is_not_edited(
     found = judge(FACTS | more | {name: value * T.load for name, value in signals.items()}, T)
     assert (found.kind, found.step) == (kind, step)
     assert (found.confidence < judge(FACTS | more, T).confidence) == (kind != EDIT)
+
+
+def test_confidence_falls_towards_the_threshold_that_decided() -> None:
+    labels = FACTS | {"distinct_share": 0.1}
+    below = judge(labels | {"feature_transfer": T.labels - 0.005}, T)
+    above = judge(labels | {"feature_transfer": T.labels + 0.005}, T)
+    assert (below.kind, above.kind) == (EDIT, TRAIN)
+    assert below.margin < 0.05 and above.margin < 0.05
 
 
 def test_without_any_examples_confidence_is_chance() -> None:
@@ -227,7 +235,7 @@ def test_the_shipped_thresholds_tell_the_plain_cases() -> None:
 def test_the_shipped_thresholds_are_those_that_fit_gives_to_the_shipped_measurements() -> None:
     found = json.loads((data_folder() / "routing" / "measured.json").read_text(encoding="utf-8"))
     rows = [
-        Measured(task["said"]["full"]["signals"], task["label"], task["utilities"])
+        Measured(task["said"]["full"]["signals"], task["label"], task["utilities"], task["family"])
         for task in found["tasks"]
     ]
     assert len(rows) >= 30

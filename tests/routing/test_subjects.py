@@ -90,6 +90,11 @@ def test_the_question_that_ends_all_prompts_is_no_subject() -> None:
     assert "Label" not in subjects(texts)
 
 
+def test_a_name_that_ends_all_prompts_is_their_subject() -> None:
+    asked = ("birthplace", "job", "mother tongue", "citizenship", "rank")
+    assert subjects([f"The {what} of Marie Curie:" for what in asked]) == ["Marie Curie"] * 5
+
+
 def test_clauses_are_no_subjects_and_long_names_are() -> None:
     assert subjects(["he sharpened his old pencil again. Mood:", "x y. Mood:"])[0] is None
     names = ["One Hundred Years of Solitude", "The Lord of the Rings", "natural gas", "北京市"]
