@@ -60,6 +60,10 @@ Dtype = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Kind = Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")]
+Settings = Annotated[
+    str | None,
+    typer.Option(help="careful: shorter and more steps, for hundreds of facts; or published."),
+]
 BatchSize = Annotated[int | None, typer.Option(help="Facts solved at once; default: all.")]
 Picture = Annotated[Path | None, typer.Option(help="Where to save the picture.")]
 Tasks = Annotated[
@@ -186,9 +190,7 @@ def edit(
     ] = None,
     layer: Annotated[int | None, typer.Option(help="Layer; default: calibrated.")] = None,
     method: Annotated[str, typer.Option(help="A name in METHODS.")] = "rome",
-    published: Annotated[
-        bool, typer.Option("--published", help="The papers' hyperparameters.")
-    ] = False,
+    settings: Settings = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Measure paraphrases and specificity too.")
     ] = False,
@@ -211,7 +213,7 @@ def edit(
             old_object=old_object,
             method=method,
             layer=layer,
-            settings="published" if published else None,
+            settings=settings,
             evaluate=evaluate,
             seed=seed,
         )
@@ -231,6 +233,7 @@ def edit_csv(
     preservation: Annotated[
         float, typer.Option(help="Higher: more specific; lower: more paraphrases.")
     ] = 0.1,
+    settings: Settings = None,
     batch_size: BatchSize = None,
     no_guard: Annotated[
         bool, typer.Option("--no-guard", help="Go on whatever the model's health.")
@@ -257,6 +260,7 @@ def edit_csv(
             method=method,
             kind=kind,
             layers=layer or None,
+            settings=settings,
             preservation=preservation,
             batch_size=batch_size,
             guard=None if no_guard else Guard(),
@@ -310,6 +314,7 @@ def compare(
     model: Model = None,
     kind: Kind = None,
     limit: Annotated[int, typer.Option("--n", min=1, help="Facts at most.")] = 50,
+    settings: Settings = None,
     batch_size: BatchSize = None,
     picture: Picture = None,
     device: Device = None,
@@ -327,7 +332,9 @@ def compare(
         raise EditclError("--methods names no method.")
     editable = _load(model, device, dtype)
     cases = catalogue_cases(limit, seed=seed) if source is None else _cases(source, kind, limit)
-    found = compare_methods(editable, cases, names, batch_size=batch_size, seed=seed)
+    found = compare_methods(
+        editable, cases, names, batch_size=batch_size, settings=settings, seed=seed
+    )
     if picture is not None:
         _save_picture(found, picture)
     _emit(as_json, found.to_dict(), lambda: show_comparison(found))

@@ -71,7 +71,8 @@ def edit_csv(
         kind: the format of the source, if it can't be told.
         layers: which layers to change; by default the papers' for the family, or those that
             calibration finds.
-        settings: how v* is sought; None for the scale-free default, "published" for the papers'.
+        settings: how v* is sought; None for the scale-free default, "careful" for hundreds of
+            facts, one batch or many, "published" for the papers'.
         preservation: what the model knows against the new facts; higher is more specific, lower
             carries over to more paraphrases.
         batch_size: facts solved at once; None: all of them, in one log entry.

@@ -18,7 +18,8 @@ Whatever would be edited must find room: more facts than edits of the model hold
 and those that it does not hold together with the ones edited before are trained.
 
 Facts that are called so (`named`) are edited beside whatever the rest is: if that is to be trained
-the verdict is split.
+the verdict is split; and so it is if nothing tells what to do with a rest whose answers recur as
+labels do: a skill that is left out costs more than labels that are learnt in vain.
 
 How sure a verdict is follows from its margin, the distance of its signals to the thresholds:
 likely = 1 / (1 + exp(-(base + slope margin))). That was fitted to tasks of a fair size; what is
@@ -47,11 +48,11 @@ from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 
 #: Names of the steps that a verdict may come from.
 (
-    PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, STRANGE, FULL, CROWDED, NEITHER,
-    UNFIT, FOREIGN, KNOWN,
+    PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, STRANGE, REST, FULL, CROWDED,
+    NEITHER, UNFIT, FOREIGN, KNOWN,
 ) = (
-    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "strange", "full",
-    "crowded", "neither", "unfit", "foreign", "known",
+    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "strange", "rest",
+    "full", "crowded", "neither", "unfit", "foreign", "known",
 )  # fmt: skip
 ASKING = (CROWDED, NEITHER, UNFIT, FOREIGN, KNOWN)  # from which a verdict is to ask
 
@@ -163,7 +164,9 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     """Applies the rule."""
     t = thresholds
     kind, step, margin = _steps(signals, t)
-    if signals.get("apart"):
+    if signals.get("apart") and step == NEITHER and _recur(signals, t):
+        kind, step, margin = SPLIT, REST, 0.0
+    elif signals.get("apart"):
         kind = {TRAIN: SPLIT, ABSTAIN: EDIT}.get(kind, kind)
     if kind in (EDIT, SPLIT):
         kind, step, margin = _room(signals, t) or (kind, step, margin)
@@ -346,7 +349,7 @@ def fit(rows: Sequence[Measured], *, start: Thresholds | None = None) -> Thresho
     """
     if not rows:
         raise EditclError("there are no measured tasks to fit the router to; give some.")
-    found = _ascend(rows, start or Thresholds())
+    found = ascend(rows, start or Thresholds())
     pairs = held_out(rows, start=start) or [(judge(row.signals, found), row) for row in rows]
     right = [verdict.kind == row.label for verdict, row in pairs]
     base, slope = _logistic([verdict.margin for verdict, _ in pairs], right)
@@ -361,12 +364,13 @@ def held_out(
     for family in dict.fromkeys(row.family for row in rows):
         others = [row for row in rows if row.family != family]
         if others:
-            own = _ascend(others, start or Thresholds())
+            own = ascend(others, start or Thresholds())
             pairs += [(judge(row.signals, own), row) for row in rows if row.family == family]
     return pairs
 
 
-def _ascend(rows: Sequence[Measured], found: Thresholds) -> Thresholds:
+def ascend(rows: Sequence[Measured], found: Thresholds) -> Thresholds:
+    """The thresholds of a fit, the confidence left as it is."""
     for _ in range(SWEEPS):
         before = found
         for name, values in GRID.items():

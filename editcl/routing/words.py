@@ -57,6 +57,11 @@ def reasons(
             f"prompts are {_strange(s)}, {t.unknown:g} is allowed): an edit needs what the model "
             "tells apart, a training teaches it"
         ),
+        rule.REST: lambda: (
+            f"answers recur ({_percent(s['distinct_share'])} are distinct), as labels do, and "
+            f"nothing tells whether they carry over (gain {rule.evidence(s):.2f}): they are "
+            "trained, which costs less in vain than a skill that is left out"
+        ),
         rule.FOREIGN: lambda: (
             "In which words does the model know this? These look like facts, in words that it was "
             f"never shown (the prompts are {_strange(s)}), and what a short training on half of "

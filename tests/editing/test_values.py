@@ -10,11 +10,13 @@ import torch
 
 import editcl
 from editcl.benchmarks.published_rome import published_value
+from editcl.editing.choices import CAREFUL
 from editcl.editing.essence import PUBLISHED
 from editcl.editing.methods import PUBLISHED_SETTINGS
 from editcl.editing.values import ValueSettings, gpu_memory, optimise_values
 from editcl.encoding import Sentence
 from editcl.errors import NonFiniteError
+from editcl.evaluation import catalogue_cases
 from editcl.facts import Fact
 
 CONTEXTS = ("", "It rained all night.", "Beats Music is owned by Apple;")
@@ -59,6 +61,19 @@ def test_the_loss_falls_and_delta_stays_within_its_clamp(model) -> None:
     assert float(first.delta.norm()) == 0.0
     assert float(last.object_loss[0]) < float(first.object_loss[0])
     assert float(last.delta[0].norm()) <= 0.5 * float(last.residual_norm[0]) * (1 + 1e-5)
+
+
+def test_careful_settings_take_a_smaller_change_for_the_same_loss() -> None:
+    own = editcl.load()
+    facts = [case.fact for case in catalogue_cases(6, seed=3)]
+    layer = 1
+    plain, careful = (
+        optimise_values(own, facts, layer, ("",), [()] * 6, settings)
+        for settings in (ValueSettings(), CAREFUL)
+    )
+    assert float(careful.object_loss.median()) < 0.06
+    sizes = [float((v.delta.norm(dim=-1) / v.residual_norm).median()) for v in (plain, careful)]
+    assert sizes[1] < 0.85 * sizes[0]
 
 
 def test_essence_prompts_hold_their_distribution(model) -> None:

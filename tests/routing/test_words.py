@@ -23,6 +23,7 @@ SOURCE = Path(rule.__file__).read_text(encoding="utf-8")
 STEPS = sorted({
     getattr(rule, name)
     for name in re.findall(r"return (?:EDIT|TRAIN|SPLIT|ABSTAIN), ([A-Z]+)", SOURCE)
+    + re.findall(r"= SPLIT, ([A-Z]+), 0", SOURCE)
     + re.findall(r"\((?:EDIT|TRAIN), ([A-Z]+), clear\)", SOURCE)
 })  # fmt: skip
 
