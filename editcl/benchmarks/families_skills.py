@@ -1,7 +1,7 @@
 """Families of skills: something that carries over to inputs that were never shown.
 
 Held out are other inputs. Among them are skills that look like facts (a name in the prompt, a short
-answer) and skills of five examples. Knows nothing of models.
+answer) and skills of five examples. Long because wordings are. Knows nothing of models.
 """
 
 from __future__ import annotations

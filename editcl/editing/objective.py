@@ -8,7 +8,7 @@ or padded; their losses know their own gradients with respect to the logits a:
     log p(t) = a_t - logsumexp(a)             d/da = onehot(t) - p
     KL(p || q) = sum_i p_i log(p_i / q_i)     d/da_i = p_i (log(p_i / q_i) - KL)
 
-Knows nothing of optimisers and settings.
+Knows nothing of optimisers and settings. Long because the objective and its selection are one.
 """
 
 from __future__ import annotations

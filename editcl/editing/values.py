@@ -14,7 +14,7 @@ its mates can be taken back without it, with its own delta alone: the bare promp
 ways, the other contexts in either by turns. Essence prompts see the sum, and what is held of the
 subject is held once. n deltas together go n times as far as one, on average of directions sqrt(n)
 times: mates take steps of lr / sqrt(n), and up to sqrt(n) times as many.
-Knows nothing of keys, covariance or weights.
+Knows nothing of keys, covariance or weights. Long because settings, groups and optimiser are one.
 """
 
 from __future__ import annotations
