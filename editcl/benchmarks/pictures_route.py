@@ -41,7 +41,7 @@ def plot_route(found: RouteBenchmark, *, path: str | Path | None = None) -> Figu
 
 
 def _regrets(axis: Axes, families: dict[str, dict[str, float]]) -> None:
-    names = list(families)
+    names = sorted(families, key=lambda name: FAMILIES[name].half != TEST)  # the tested ones on top
     for policy, colour in _COLOURS.items():
         axis.plot(
             [families[name][policy] for name in names],
@@ -54,21 +54,23 @@ def _regrets(axis: Axes, families: dict[str, dict[str, float]]) -> None:
         )
     shown = [f"{n.replace('_', ' ')}{'' if FAMILIES[n].half == TEST else ' *'}" for n in names]
     axis.set_yticks(range(len(names)), shown, fontsize=8)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlim(left=-0.05)
     axis.set_xlabel("mean regret (* calibration family)", fontsize=9)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
     _tidy(axis)
 
 
 def _reliability(axis: Axes, bins: list[tuple[float, float, int]]) -> None:
     axis.plot([0, 1], [0, 1], color="#999999", linewidth=1)
     confidence, right, counts = zip(*bins, strict=True)
-    axis.plot(confidence, right, "o-", color=_COLOURS["router"], markersize=6)
+    axis.plot(confidence, right, "o", color=_COLOURS["router"], markersize=6)
     for x, y, n in bins:
         axis.annotate(str(n), (x, y), textcoords="offset points", xytext=(5, -11), fontsize=8)
     axis.set_xlim(0, 1.03)
     axis.set_ylim(0, 1.06)
+    axis.set_box_aspect(1)
+    axis.set_anchor("N")
     axis.set_xlabel("confidence, tested families", fontsize=9)
     axis.set_ylabel("share of right decisions", fontsize=9)
     axis.set_title(f"{sum(counts)} decisions", fontsize=8.5, color="#555555")
