@@ -503,7 +503,10 @@ def learn(
     model: Model = None,
     log: Log = DEFAULT_LOG,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the optimiser; default: by --epochs.")
+        int | None,
+        typer.Option(
+            min=1, help="Steps of the optimiser; default: by --epochs, and 80 or more without."
+        ),
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="How often each row is seen.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a step.")] = None,
@@ -555,7 +558,7 @@ def learn(
     check_method(method)
     given = _given({"steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr})
     trains = method == "train"
-    own = trains or given or patience is not None  # else a Learner's defaults
+    own = given or patience is not None  # else a Learner's defaults, which fit the number of rows
     settings = TrainSettings(**given, patience=patience, seed=seed) if own else None
     chosen = _given({"rank": rank, "alpha": alpha, "targets": _targets(targets)})
     plain = adapter == "lora" and not chosen  # then a strategy goes on with what it had

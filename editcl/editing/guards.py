@@ -81,7 +81,7 @@ class Health:
             and self.retention < guard.min_retention
         ):
             return (
-                f"only {self.retention:.0%} of sampled earlier edits hold "
+                f"only {self.retention:.0%} of sampled edits hold, the last ones among them "
                 f"(limit {guard.min_retention:.0%})"
             )
         return None

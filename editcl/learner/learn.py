@@ -172,7 +172,7 @@ class Learner:
             if step.task == name and step.active and step.entries:
                 raise EditclError(
                     f"a task {name!r} has been learnt ({step.id}, {step.kind}): roll it back "
-                    "first, or name this one otherwise."
+                    "first, or give this one another name (name=...)."
                 )
 
     # -- taking back ------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from editcl.routing.subjects import find_facts
 
 LISTED = 5  # completions of one prompt that a message shows
 UNNAMED = "untitled"
+FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,8 +77,9 @@ def material(
     """Makes material of anything that may be learnt.
 
     Args:
-        what: a Task; facts, examples or (prompt, completion) pairs; plain text as a str; or a Path:
-            a file of a task or of facts (as `read_task` and `read_table` take them), or .txt.
+        what: a Task; facts, examples or (prompt, completion) pairs; plain text as a str; or a file,
+            as a Path or as a str that ends in one of FILES: of a task or of facts (as `read_task`
+            and `read_table` take them), or plain text.
         name: of the task; by default its own, or the file's.
         model: splits sentences that no template fits, and infers the relation of facts without a
             prompt; not changed.
@@ -89,6 +91,8 @@ def material(
     """
     if isinstance(what, Task):
         return _of_task(what, name)
+    if isinstance(what, str) and _names_a_file(what):
+        return _of_file(Path(what), name, model)
     if isinstance(what, str):
         return _of_text(what, name or UNNAMED, model)
     if isinstance(what, os.PathLike):
@@ -99,6 +103,11 @@ def material(
         f"{type(what).__name__} is nothing to learn: give a Task, a list of Facts, Examples or "
         "(prompt, completion) pairs, a text, or a Path to a file."
     )
+
+
+def _names_a_file(text: str) -> bool:
+    """One line that ends as a file name does, which no sentence does."""
+    return len(text) < 4096 and "\n" not in text and text.lower().endswith(FILES)
 
 
 # -- from what is given ---------------------------------------------------------------------------

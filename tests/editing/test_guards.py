@@ -29,7 +29,7 @@ def test_a_healthy_model_is_left_alone() -> None:
 @pytest.mark.parametrize("changes, message", [
     ({"growth": 1001.0}, "have moved by 1001.00 of their norm (limit 1000)"),
     ({"divergence": 1.25}, "1.25 nats per token (limit 1)"),
-    ({"retention": 0.25}, "only 25% of sampled earlier edits hold (limit 50%)"),
+    ({"retention": 0.25}, "only 25% of sampled edits hold, the last ones among them (limit 50%)"),
     ({"growth": NAN}, "moved by nan"),
     ({"divergence": NAN}, "differently by nan"),
     ({"growth": float("inf")}, "moved by inf"),

@@ -162,3 +162,12 @@ def test_facts_beside_plain_texts_are_not_learnt_by_training_the_texts() -> None
     assert whole_task(material(Task("news", texts, kind=TEXT, facts=(fact,)))) is None
     alone = material(Task("news", texts, kind=TEXT))
     assert whole_task(alone) is alone.task
+
+
+def test_a_text_that_is_a_file_name_is_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.jsonl"
+    path.write_text('{"prompt": "a b", "completion": "c"}\n{"prompt": "d e", "completion": "f"}\n')
+    assert material(str(path)) == material(path)
+    with pytest.raises(EditclError, match=r"gone\.csv"):
+        material("gone.csv")
+    assert material("Peru is in Africa. Read more in facts.csv today.").name == "untitled"
