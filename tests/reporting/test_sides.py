@@ -79,7 +79,7 @@ def test_cross_entropies_and_divergence_are_those_of_two_models(sides, untouched
     assert found is not None and found.n_tokens == count
     assert found.base_cross_entropy == pytest.approx(before / count, rel=1e-5)
     assert found.cross_entropy == pytest.approx(now / count, rel=1e-5)
-    assert found.kl == pytest.approx(kl / count, rel=1e-4) and found.kl > 1e-4
+    assert found.kl == pytest.approx(kl / count, rel=1e-3) and found.kl > 5e-5
 
 
 def test_without_skills_general_text_is_judged_as_damage_does() -> None:
