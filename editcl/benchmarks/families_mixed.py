@@ -147,19 +147,14 @@ def random_labels(rng: random.Random, number: int) -> Made:
     words = _LOTS[number % len(_LOTS)]
     texts = rng.sample(general_texts(), 50)
     rows = [Example(f"{text} Label:", words[i % len(words)]) for i, text in enumerate(texts)]
-    labels = [row.completion for row in rows]
-    rng.shuffle(labels)
-    rows = [Example(row.prompt, label) for row, label in zip(rows, labels, strict=True)]
+    rows = _by_lot(rng, rows)
     return Made(rows[:24], rows[24:], CLASSIFICATION)
 
 
 def mislabelled(rng: random.Random, number: int) -> Made:
     """Sentences that could be sorted, with their labels shuffled."""
     made = tones(rng, number)
-    rows = [*made.train, *made.test]
-    labels = [row.completion for row in rows]
-    rng.shuffle(labels)
-    rows = [Example(row.prompt, label) for row, label in zip(rows, labels, strict=True)]
+    rows = _by_lot(rng, [*made.train, *made.test])
     return Made(rows[: len(made.train)], rows[len(made.train) :], CLASSIFICATION)
 
 
@@ -204,6 +199,13 @@ def _facts(rng: random.Random, number: int) -> list[Changed]:
     """Changed facts of a relation that no skill beside them asks for."""
     relation = ("capital", "headquarters", "located_in_city", "continent")[number % 4]
     return changed(rng, draw(rng, relation, _FACTS))
+
+
+def _by_lot(rng: random.Random, rows: Sequence[Example]) -> list[Example]:
+    """The rows with their labels shuffled."""
+    labels = [row.completion for row in rows]
+    rng.shuffle(labels)
+    return [Example(row.prompt, label) for row, label in zip(rows, labels, strict=True)]
 
 
 def _coded(

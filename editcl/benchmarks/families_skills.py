@@ -197,13 +197,13 @@ def arithmetic(rng: random.Random, number: int) -> Made:
 
 def topics(rng: random.Random, number: int) -> Made:
     """Plain sentences sorted by what they are about, or by their mood."""
-    phrases, question = (
+    asked = (
         (_TOPICS, "This is about"),
         (_MOODS, "The mood is"),
         (_TOPICS, "Topic:"),
         (_MOODS, "All in all this was"),
-    )[number % 4]
-    return Made(*divided(rng, sorted_sentences(phrases, question), 24), CLASSIFICATION)
+    )
+    return _sentences(rng, *asked[number % 4], 24, _OPENINGS)
 
 
 def lengths(rng: random.Random, number: int) -> Made:
@@ -225,13 +225,12 @@ def lengths(rng: random.Random, number: int) -> Made:
 
 def tones(rng: random.Random, number: int) -> Made:
     """Plain sentences sorted by where or when they happen."""
-    phrases, question = (
+    asked = (
         (_PLACES, "This happened"),
         (_TIMES, "The sentence speaks of the"),
         (_PLACES, "Where? Rather"),
-    )[number % 3]
-    rows = sorted_sentences(phrases, question, _WHO)
-    return Made(*divided(rng, rows, 30), CLASSIFICATION)
+    )
+    return _sentences(rng, *asked[number % 3], 30, _WHO)
 
 
 def forms(rng: random.Random, number: int) -> Made:
@@ -279,13 +278,12 @@ def few_flags(rng: random.Random, number: int) -> Made:
 
 def actors(rng: random.Random, number: int) -> Made:
     """Sentences sorted by who acts, or by what they are."""
-    phrases, question = (
+    asked = (
         (_ACTORS, "This was a"),
         (_ASKS, "That is a kind of"),
         (_ACTORS, "Who? A"),
-    )[number % 3]
-    rows = sorted_sentences(phrases, question, _SPOKEN)
-    return Made(*divided(rng, rows, 28), CLASSIFICATION)
+    )
+    return _sentences(rng, *asked[number % 3], 28, _SPOKEN)
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -320,16 +318,21 @@ def sorted_names(
     return train, test
 
 
-def sorted_sentences(
-    phrases: Mapping[str, Sequence[str]], question: str, openings: Sequence[str] = _OPENINGS
-) -> list[Example]:
-    """All sentences of an opening and a phrase, with the question behind them."""
-    return [
+def _sentences(
+    rng: random.Random,
+    phrases: Mapping[str, Sequence[str]],
+    question: str,
+    n: int,
+    openings: Sequence[str],
+) -> Made:
+    """n of all sentences of an opening and a phrase, with the question behind them."""
+    rows = [
         Example(f"{opening} {phrase}. {question}", answer)
         for answer, own in phrases.items()
         for phrase in own
         for opening in openings
     ]
+    return Made(*divided(rng, rows, n), CLASSIFICATION)
 
 
 def _sorted(rng: random.Random, wording: str, answers: dict[str, str], n: int) -> Made:
@@ -353,7 +356,6 @@ __all__ = [
     "queries",
     "questions",
     "sorted_names",
-    "sorted_sentences",
     "tones",
     "topics",
 ]
