@@ -123,12 +123,8 @@ def _prefixes(
     prompts are the same for every fact.
     """
     distinct = sorted(set(rows))
-    heads = shared_heads(distinct)
+    heads = heads_worth_sharing(model, distinct, n_suffix)
     names = sorted({row[:n] for row, n in heads.items()})
-    saved = sum(heads.values()) - sum(map(len, names))
-    width = max(map(len, names)) + max(len(row) - n for row, n in heads.items()) + n_suffix
-    if saved < pass_costs(model) or not gap_allowed(model, width):
-        heads, names = dict.fromkeys(distinct, 0), [()]
     mask = torch.zeros(len(names), 0, dtype=torch.long, device=model.device)
     mask, cache = _further(model, mask, None, names)
     number = {name: i for i, name in enumerate(names)}
@@ -249,7 +245,26 @@ def _common(first: Ids, last: Ids) -> int:
     return next((k for k in range(most) if first[k] != last[k]), most)
 
 
-def gap_allowed(model: EditableModel, width: int) -> bool:
+def heads_worth_sharing(
+    model: EditableModel, prompts: Sequence[Ids], n_behind: int
+) -> dict[Ids, int]:
+    """`shared_heads` where they save a pass and padding may stand behind them, else none.
+
+    Args:
+        model: that runs them.
+        prompts: sorted and distinct.
+        n_behind: tokens that follow on a prompt at most.
+    """
+    heads = shared_heads(prompts)
+    saved = sum(heads.values()) - sum(len(head) for head in {p[:n] for p, n in heads.items()})
+    width = max(heads.values(), default=0) + n_behind
+    width += max((len(prompt) - head for prompt, head in heads.items()), default=0)
+    if saved < pass_costs(model) or not _gap_allowed(model, width):
+        return dict.fromkeys(heads, 0)
+    return heads
+
+
+def _gap_allowed(model: EditableModel, width: int) -> bool:
     """Whether padding may stand between pieces of rows of so many tokens: the model takes positions
     or finds them by the mask, and windows and position tables span the padding too."""
     config = model.hf.config

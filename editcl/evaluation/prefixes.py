@@ -27,7 +27,7 @@ from torch import Tensor
 from editcl.encoding import Row
 from editcl.kernels import fused_activations
 from editcl.model import EditableModel
-from editcl.partial import Ids, behind, gap_allowed, pass_costs, selected, shared_heads
+from editcl.partial import Ids, behind, heads_worth_sharing, pass_costs, selected
 
 
 @dataclass
@@ -66,13 +66,8 @@ def follow(
     by_prompt: dict[Ids, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         by_prompt[row.ids[: row.target_start]].append(i)
-    heads = shared_heads(sorted(by_prompt))
-    saved = sum(heads.values()) - sum(len(head) for head in {p[:n] for p, n in heads.items()})
-    width = max(heads.values(), default=0)
-    width += max((len(prompt) - head for prompt, head in heads.items()), default=0)
-    width += max((row.n_target for row in rows), default=0)
-    if saved < pass_costs(model) or not gap_allowed(model, width):
-        heads = dict.fromkeys(heads, 0)
+    n_behind = max((row.n_target for row in rows), default=0)
+    heads = heads_worth_sharing(model, sorted(by_prompt), n_behind)
     with fused_activations(model.hf):
         found = _follow(model, rows, by_prompt, heads, frozenset(beyond), never, tokens_per_batch)
     return [found[i] for i in range(len(rows))]

@@ -9,6 +9,7 @@ import tiny
 import torch
 
 import editcl
+from editcl import partial
 from editcl.encoding import Row
 from editcl.evaluation import prefixes
 from editcl.evaluation.prefixes import follow
@@ -45,7 +46,8 @@ def naive(model: EditableModel, row: Row) -> tuple[list[float], list[bool], list
 def test_every_target_has_the_numbers_of_a_forward_pass_of_its_own(
     any_model, monkeypatch, tokens_per_batch: int
 ) -> None:
-    monkeypatch.setattr(prefixes, "pass_costs", lambda _: 2)  # share and split all that can be
+    for module in (prefixes, partial):  # share and split all that can be
+        monkeypatch.setattr(module, "pass_costs", lambda _: 2)
     rows = made_rows()
     for row, found in zip(
         rows, follow(any_model, rows, tokens_per_batch=tokens_per_batch), strict=True
@@ -66,7 +68,8 @@ def test_fewer_tokens_are_run_than_there_are(model, monkeypatch) -> None:
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(model.hf, "forward", counting)
-    monkeypatch.setattr(prefixes, "pass_costs", lambda _: 0)
+    for module in (prefixes, partial):
+        monkeypatch.setattr(module, "pass_costs", lambda _: 0)
     rows = made_rows(200)
     follow(model, rows, tokens_per_batch=4096)
     assert sum(counted) < 0.7 * sum(len(row.ids) for row in rows)
@@ -90,7 +93,8 @@ def test_greedy_says_no_token_that_generation_suppresses(model) -> None:
 
 def test_windows_smaller_than_the_text_are_left_alone(tokenizer, monkeypatch) -> None:
     """Positions hidden between head and rest would count as part of a sliding window."""
-    monkeypatch.setattr(prefixes, "pass_costs", lambda _: 40)  # padding, and heads worth sharing
+    for module in (prefixes, partial):  # padding, and heads worth sharing
+        monkeypatch.setattr(module, "pass_costs", lambda _: 40)
     model = editcl.wrap(tiny.build("mistral", sliding_window=4), tokenizer)
     rows = made_rows(200)
     for row, found in zip(rows, follow(model, rows, tokens_per_batch=1000), strict=True):
