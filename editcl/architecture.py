@@ -47,6 +47,12 @@ class DownProjection:
         data = self.parameter.data
         return data.T if self.transposed else data
 
+    def changed(self, delta: Float[Tensor, "d_mlp d_model"]) -> Tensor:
+        """The matrix with a change, in the parameter's dtype and layout; nothing is written."""
+        weight = self.weight
+        moved = (weight.float() + delta).to(weight.dtype)
+        return moved.T if self.transposed else moved
+
 
 class ModuleMap:
     """Finds a model's parts by TransformerLens path.

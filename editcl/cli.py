@@ -60,9 +60,9 @@ Dtype = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Kind = Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")]
-Settings = Annotated[
-    str | None,
-    typer.Option(help="careful: shorter and more steps, for hundreds of facts; or published."),
+Settings = Annotated[str | None, typer.Option(help="published: the papers' objective.")]
+NoRefine = Annotated[
+    bool, typer.Option("--no-refine", help="The closed form alone: faster, for tens of facts.")
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Facts solved at once; default: all.")]
 Picture = Annotated[Path | None, typer.Option(help="Where to save the picture.")]
@@ -234,6 +234,7 @@ def edit_csv(
         float, typer.Option(help="Higher: more specific; lower: more paraphrases.")
     ] = 0.1,
     settings: Settings = None,
+    no_refine: NoRefine = False,
     batch_size: BatchSize = None,
     no_guard: Annotated[
         bool, typer.Option("--no-guard", help="Go on whatever the model's health.")
@@ -262,6 +263,7 @@ def edit_csv(
             layers=layer or None,
             settings=settings,
             preservation=preservation,
+            refine=not no_refine,
             batch_size=batch_size,
             guard=None if no_guard else Guard(),
             dry_run=dry_run,
@@ -315,6 +317,7 @@ def compare(
     kind: Kind = None,
     limit: Annotated[int, typer.Option("--n", min=1, help="Facts at most.")] = 50,
     settings: Settings = None,
+    no_refine: NoRefine = False,
     batch_size: BatchSize = None,
     picture: Picture = None,
     device: Device = None,
@@ -333,7 +336,13 @@ def compare(
     editable = _load(model, device, dtype)
     cases = catalogue_cases(limit, seed=seed) if source is None else _cases(source, kind, limit)
     found = compare_methods(
-        editable, cases, names, batch_size=batch_size, settings=settings, seed=seed
+        editable,
+        cases,
+        names,
+        batch_size=batch_size,
+        settings=settings,
+        refine=not no_refine,
+        seed=seed,
     )
     if picture is not None:
         _save_picture(found, picture)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import functional_call
 
 from editcl.architecture import DownProjection, ModuleMap, build_bridge
 from editcl.encoding import Row, Sentence, encode, pad
@@ -181,10 +182,12 @@ class EditableModel:
         keep: Int[Tensor, " n_kept"] | None = None,
         at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]] | None = None,
         cache: Any = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
         """Logits at the kept positions (all if None); only these are unembedded.
 
-        With `at`, pairs of row and position, they are the logits there, as one row.
+        With `at`, pairs of row and position, they are the logits there, as one row. `weights`
+        stand for the parameters of these names; nothing is written, and gradients reach them.
 
         Only ids, mask, positions and a cache are ever passed: some models add the embeddings of
         token types, which tokenizers return unasked. The keys and values of a cache stand in front
@@ -196,12 +199,17 @@ class EditableModel:
         if keep is not None:
             arguments["logits_to_keep"] = keep
         if at is None:
-            return self.hf(**arguments).logits
+            return self._call(arguments, weights)
         handle = self.map.unembed.register_forward_pre_hook(lambda _, args: (args[0][at][None],))
         try:
-            return self.hf(**arguments).logits
+            return self._call(arguments, weights)
         finally:
             handle.remove()
+
+    def _call(self, arguments: dict[str, Any], weights: Mapping[str, Tensor] | None) -> Tensor:
+        if not weights:
+            return self.hf(**arguments).logits
+        return functional_call(self.hf, dict(weights), (), arguments).logits
 
     def forward_caching(
         self,

@@ -15,7 +15,7 @@ from editcl.editing.incontext import draw_demonstrations, in_context
 from editcl.editing.plan import Plan
 from editcl.editing.trial import tried
 from editcl.editing.values import ValueSettings
-from editcl.editing.way import Way, plan_for, way_of
+from editcl.editing.way import Way, background_for, plan_for, way_of
 from editcl.evaluation.cases import Case
 from editcl.evaluation.compare import Arm, Comparison, compare
 from editcl.facts import Fact
@@ -35,6 +35,7 @@ def compare_methods(
     layers: Sequence[int] | None = None,
     settings: ValueSettings | str | None = None,
     preservation: float = Plan.preservation,
+    refine: bool = True,
     seed: int = 0,
 ) -> Comparison:
     """Edits all cases by each method, in one batch or in sequence, and measures the final state.
@@ -45,7 +46,7 @@ def compare_methods(
         methods: names in METHODS, or "ike".
         batch_size: facts solved at once, batch after batch; None: all. Methods of one fact at a
             time always go one by one.
-        layers, settings, preservation, seed: as in `edit_csv`.
+        layers, settings, preservation, refine, seed: as in `edit_csv`.
 
     Raises:
         EditclError: an unknown method, layer or amount, or a method left the model changed.
@@ -58,7 +59,13 @@ def compare_methods(
             arms[name] = in_context_arm(cases, seed)
         else:
             way = way_of(
-                model, name, layers=layers, settings=settings, preservation=preservation, seed=seed
+                model,
+                name,
+                layers=layers,
+                settings=settings,
+                preservation=preservation,
+                seed=seed,
+                refine=refine,
             )
             arms[name] = weights_arm(facts, way, batch_size)
     return compare(model, cases, arms)
@@ -70,10 +77,11 @@ def weights_arm(facts: Sequence[Fact], way: Way, batch_size: int | None) -> Arm:
 
     @contextmanager
     def arm(model: EditableModel) -> Iterator[None]:
+        background = background_for(model, way)
         with ExitStack() as stack:
             for begin in progress(range(0, len(facts), size), way.method):
                 batch = facts[begin : begin + size]
-                plan = plan_for(model, batch, way, earlier=facts[:begin])
+                plan = plan_for(model, batch, way, earlier=facts[:begin], background=background)
                 stack.enter_context(tried(model, way.editor(model, batch, plan).updates))
             yield
 

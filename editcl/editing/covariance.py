@@ -133,7 +133,7 @@ def covariances(
     missing = [layer for layer in layers if layer not in found]
     if missing:
         with model.at_base():
-            rows = sample_rows(model, wanted, seed) if texts is None else _encode(model, texts)
+            rows = sample_rows(model, wanted, seed) if texts is None else corpus_rows(model, texts)
             measured = measure(model, missing, rows, tokens=wanted, sampled=texts is None)
         for layer, covariance in measured.items():
             found[layer] = model.memo[keys[layer]] = covariance
@@ -156,7 +156,7 @@ def sample_rows(model: EditableModel, tokens: int | None, seed: int) -> list[lis
     return rows
 
 
-def _encode(model: EditableModel, texts: Sequence[str]) -> list[list[int]]:
+def corpus_rows(model: EditableModel, texts: Sequence[str]) -> list[list[int]]:
     """Rows of token ids; texts longer than the model's positions become several rows."""
     encoded = encode(model.tokenizer, [Sentence(text) for text in texts if text.strip()])
     if not encoded:

@@ -60,8 +60,8 @@ def edit(
         method: a name in METHODS: "rome", "r-rome" (one mean key), "rome-published" or another.
         layer: whose down-projection to change; by default the papers' layer for the family, or
             what `calibrate` finds on this model.
-        settings: how v* is sought; None for the scale-free default, "careful" for shorter and
-            more steps, "published" for the paper's values (those of the family if it has any).
+        settings: how v* is sought; None for the scale-free default, "published" for the paper's
+            values (those of the family if it has any).
         contexts: texts in front of the prompt over which key and loss are averaged; first "".
         essence: prompts with `{}` whose predictions are held; chosen by the model if absent.
         corpus: texts for the covariance; the model samples its own if absent.

@@ -17,7 +17,7 @@ whole. As published, prompts are trained on without contexts, and nothing is hel
 
 Departures: rate and bound are in units of the weight's RMS, so that one setting serves every
 matrix of every model (published: 5e-4 for both, on GPT-2 XL). The model is called with its weights
-replaced (`functional_call`) and never written; blocks below the first changed one run once.
+replaced and never written; blocks below the first changed one run once.
 This module knows nothing of keys, values and covariance.
 """
 
@@ -30,7 +30,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import functional_call
 
 from editcl.architecture import DownProjection
 from editcl.editing.plan import Method, Plan, Solution
@@ -193,9 +192,7 @@ class _Change:
 
     def weight(self) -> Tensor:
         """The changed matrix as the model would hold it: in its dtype and layout."""
-        base = self.projection.weight
-        changed = (base.float() + self.dense()).to(base.dtype)
-        return changed.T if self.projection.transposed else changed
+        return self.projection.changed(self.dense())
 
     def update(self) -> WeightUpdate:
         """The change as factors, every column shared by all facts."""
@@ -307,9 +304,8 @@ def _accumulate(model: EditableModel, changes: Sequence[_Change], batch: Sequenc
 
 def _loss(model: EditableModel, rows: _Rows, weights: dict[str, Any]) -> Float[Tensor, " n_facts"]:
     """Mean -log p over the tokens of each object, with some weights replaced."""
-    inputs = {**rows.inputs, "use_cache": False, "logits_to_keep": rows.keep}
     with model.start_at(rows.layer, rows.residual):
-        logits = functional_call(model.hf, weights, (), inputs).logits.float()
+        logits = model.forward(rows.inputs, keep=rows.keep, weights=weights).float()
     index = torch.arange(len(logits), device=logits.device)[:, None]
     log_probs = logits.log_softmax(-1)[index, rows.where]
     taken = log_probs.gather(-1, rows.target[..., None])[..., 0]

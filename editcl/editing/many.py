@@ -51,6 +51,7 @@ def edit_csv(
     layers: Sequence[int] | None = None,
     settings: ValueSettings | str | None = None,
     preservation: float = Plan.preservation,
+    refine: bool = True,
     batch_size: int | None = None,
     guard: Guard | None = Guard(),  # noqa: B008 - frozen, and its values are worth showing
     contexts: Sequence[str] = DEFAULT_CONTEXTS,
@@ -71,10 +72,13 @@ def edit_csv(
         kind: the format of the source, if it can't be told.
         layers: which layers to change; by default the papers' for the family, or those that
             calibration finds.
-        settings: how v* is sought; None for the scale-free default, "careful" for hundreds of
-            facts, one batch or many, "published" for the papers'.
+        settings: how v* is sought; None for the scale-free default, "published" for the papers'.
         preservation: what the model knows against the new facts; higher is more specific, lower
             carries over to more paraphrases.
+        refine: seek v* by shorter and more steps, and train what was solved for further, on what
+            the edited model says of the facts, of their subjects and of ordinary text (refine.py);
+            by methods that can, unless the settings are the published ones. False takes a third
+            of the time and does for tens of facts.
         batch_size: facts solved at once; None: all of them, in one log entry.
         guard: when to stop and take the last batch back; None: never.
         contexts: texts in front of the prompts; first "".
@@ -100,7 +104,7 @@ def edit_csv(
     editor = choose_method(method)
     check_contexts(contexts)
     check_amounts(batch_size, preservation)
-    chosen = resolve_settings(model, editor, settings)
+    resolve_settings(model, editor, settings)  # an unknown name is told before files are read
     table = read_table(source, kind=kind)
     model.check_finite()
     settled = settle_rows(model, table)
@@ -108,12 +112,13 @@ def edit_csv(
         model,
         method,
         layers=layers,
-        settings=chosen,
+        settings=settings,
         contexts=contexts,
         preservation=preservation,
         corpus=corpus,
         resume=resume,
         seed=seed,
+        refine=refine,
     )
     todo = [i for i, one in enumerate(settled) if not one.said_already]
     before = probabilities(model, [one.fact for one in settled])

@@ -20,6 +20,7 @@ from editcl.editing.memit import memit
 from editcl.editing.memit import published as published_memit
 from editcl.editing.plan import Method, Plan, Solution
 from editcl.editing.pmet import pmet
+from editcl.editing.refine import refine
 from editcl.editing.rome import (
     context_direction,
     mean_direction,
@@ -79,6 +80,7 @@ class Editor:
         one_layer: changes one layer.
         covariance: reads `Plan.covariances`.
         values: optimises v*, so that essence prompts and rephrasings matter.
+        refines: its columns each belong to a fact, so that they can be trained further.
         last_layers: by default edits so many of the model's last layers; 0: where facts are read.
         about: what it is for, in a line.
     """
@@ -89,11 +91,15 @@ class Editor:
     one_layer: bool = False
     covariance: bool = True
     values: bool = True
+    refines: bool = False
     last_layers: int = 0
 
     def __call__(self, model: EditableModel, facts: Sequence[Fact], plan: Plan) -> Solution:
         """Solves; the model is as before afterwards."""
-        return self.solve(model, facts, plan)
+        solution = self.solve(model, facts, plan)
+        if plan.refinement is None:
+            return solution
+        return refine(model, facts, plan, solution)
 
 
 METHODS: Mapping[str, Editor] = {
@@ -104,13 +110,15 @@ METHODS: Mapping[str, Editor] = {
     "rome-published": Editor(
         rome_with(published_direction), "one fact, the authors' code", single=True, one_layer=True
     ),
-    "memit": Editor(memit, "a batch over several layers, earlier ones held"),
+    "memit": Editor(memit, "a batch over several layers, earlier ones held", refines=True),
     "memit-published": Editor(
         published_memit, "a batch over several layers, residual divided evenly"
     ),
     "pmet": Editor(pmet, "a batch, attention's part set aside"),
-    "emmet": Editor(emmet, "a batch at one layer, every subject met", one_layer=True),
-    "alphaedit": Editor(alphaedit, "batch after batch, where the model's own keys hardly point"),
+    "emmet": Editor(emmet, "a batch at one layer, every subject met", one_layer=True, refines=True),
+    "alphaedit": Editor(
+        alphaedit, "batch after batch, where the model's own keys hardly point", refines=True
+    ),
     "ultraedit": Editor(
         ultraedit,
         "a batch in one backward pass, without a subject",

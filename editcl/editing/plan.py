@@ -11,6 +11,7 @@ from typing import Any
 
 from editcl.editing.contexts import DEFAULT_CONTEXTS
 from editcl.editing.covariance import Covariance
+from editcl.editing.refine import Background, Refinement
 from editcl.editing.resume import Checkpoint
 from editcl.editing.values import Values, ValueSettings
 from editcl.facts import Fact
@@ -35,6 +36,8 @@ class Plan:
         checkpoint: keeps finished values, so that a killed run can go on.
         values: v* of the facts where it is known already; None: it is sought.
         earlier: facts of earlier edits that are active, for methods that protect them.
+        refinement: how the solution is trained further; None: it is left as solved for.
+        background: ordinary text for that.
     """
 
     layers: tuple[int, ...]
@@ -47,6 +50,8 @@ class Plan:
     earlier: Sequence[Fact] = ()
     checkpoint: Checkpoint | None = None
     values: Values | None = None
+    refinement: Refinement | None = None
+    background: Background | None = None
 
 
 @dataclass(frozen=True)

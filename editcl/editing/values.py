@@ -159,8 +159,7 @@ def optimise_values(
     for i, group in enumerate(range(len(facts)) if groups is None else groups):
         members.setdefault(group, []).append(i)
     together = list(members.values())
-    others = rephrased if rephrased is not None else [()] * len(facts)
-    encoded = _encode(model, facts, contexts, others, essence)
+    encoded = encode_facts(model, facts, contexts, rephrased, essence)
     batches = [_join([encoded[i] for i in group]) for group in together]
     cost = [sum(len(r.ids) - r.subject_last for r in batch.rows) for batch in batches]
     parts: dict[int, Values] = {}
@@ -224,16 +223,17 @@ def _pick(values: Values, i: int) -> Values:
     return Values(**{n: getattr(values, n)[i : i + 1] for n in Values.__dataclass_fields__})
 
 
-def _encode(
+def encode_facts(
     model: EditableModel,
     facts: Sequence[Fact],
     contexts: Sequence[str],
-    rephrased: Sequence[Sequence[str]],
+    rephrased: Sequence[Sequence[str]] | None,
     essence: Sequence[Sequence[str]],
 ) -> list[tuple[list[Row], list[Row]]]:
     """Per fact: rows that carry the object, one a context, and rows of the essence prompts."""
     sentences = []
-    for fact, others, prompts in zip(facts, rephrased, essence, strict=True):
+    further = rephrased if rephrased is not None else [()] * len(facts)
+    for fact, others, prompts in zip(facts, further, essence, strict=True):
         starts = spoken(fact, contexts, others)
         sentences += [replace(start, target=fact.new_object) for start in starts]
         sentences += [Sentence(p, fact.subject) for p in prompts]

@@ -20,6 +20,7 @@ from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
 from editcl.editing.guards import active_facts
 from editcl.editing.methods import Editor
 from editcl.editing.plan import Plan
+from editcl.editing.refine import Background, Refinement
 from editcl.editing.resume import Checkpoint
 from editcl.editing.values import ValueSettings, tokens_that_fit
 from editcl.encoding import Sentence
@@ -41,6 +42,7 @@ class Way:
         corpus: texts for the covariance, or None.
         resume: keep finished values on disk until they are logged.
         seed: of everything random.
+        refinement: how solutions are trained further, or None.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Way:
     corpus: Sequence[str] | None
     resume: bool
     seed: int
+    refinement: Refinement | None = None
 
 
 def way_of(
@@ -65,23 +68,30 @@ def way_of(
     corpus: Sequence[str] | None = None,
     resume: bool = False,
     seed: int = 0,
+    refine: bool = False,
 ) -> Way:
     """How a method edits, with what the caller left out filled in.
+
+    `refine` trains the solutions further (refine.py) where the method's columns each belong to a
+    fact, and the settings are not the published ones.
 
     Raises:
         EditclError: unknown method, layer or settings.
     """
     editor = choose_method(method)
+    chosen = resolve_settings(model, editor, settings, refine=refine)
+    refined = refine and editor.refines and chosen.scale == "residual"
     return Way(
         method,
         editor,
         choose_layers(model, editor, layers),
-        resolve_settings(model, editor, settings),
+        chosen,
         tuple(contexts),
         preservation,
         corpus,
         resume,
         seed,
+        Refinement(seed=seed) if refined else None,
     )
 
 
@@ -92,6 +102,7 @@ def plan_for(
     *,
     earlier: Sequence[Fact] = (),
     essence: Sequence[Sequence[str]] | None = None,
+    background: Background | None = None,
 ) -> Plan:
     """The plan of one batch on the model as it is now.
 
@@ -101,6 +112,8 @@ def plan_for(
         way: how it is edited.
         earlier: facts that are in the weights on trial; those in the log are known.
         essence: per fact, the prompts to hold; by default those that the model chooses.
+        background: text for a refinement, with the base's weights; by default those that the log
+            and the model have.
     """
     earlier = [*active_facts(model.log), *earlier]
     scale_free = way.settings.scale == "residual"
@@ -109,6 +122,8 @@ def plan_for(
         none: list[tuple[str, ...]] = [()] * len(facts)
         essence = default_essence(model, facts, way.settings, earlier) if values else none
     rephrased = [rephrasings(fact) for fact in facts] if scale_free else None
+    if way.refinement is not None and background is None:
+        background = background_for(model, way)
     checkpoint = None
     if way.resume and values and len(facts) > 1:
         stated = [Sentence(fact.prompt, fact.subject, fact.new_object) for fact in facts]
@@ -138,4 +153,13 @@ def plan_for(
         preservation=way.preservation,
         earlier=earlier,
         checkpoint=checkpoint,
+        refinement=way.refinement,
+        background=background,
     )
+
+
+def background_for(model: EditableModel, way: Way) -> Background | None:
+    """Text for the way's refinement, with the weights as they are now; None without one."""
+    if way.refinement is None:
+        return None
+    return Background.of(model, way.layers, texts=way.corpus, seed=way.seed)

@@ -141,6 +141,7 @@ class Maker:
             layers=edits.layers,
             settings=edits.settings,
             preservation=edits.preservation,
+            refine=edits.refine,
             contexts=edits.contexts,
             corpus=edits.corpus,
             guard=edits.guard,

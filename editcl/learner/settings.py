@@ -30,6 +30,8 @@ class EditSettings:
         layers: which layers to change; None: as `edit_csv` chooses.
         settings: how v* is sought.
         preservation: what the model knows against the new facts.
+        refine: train further what was solved for. Off: the router's thresholds are fitted to edits
+            without, and facts come to a Learner in tens rather than in hundreds.
         contexts: texts in front of the prompts.
         corpus: texts for the covariance; None: the model samples its own.
         guard: when to take an edit back; None: never, for a Learner measures by itself.
@@ -39,6 +41,7 @@ class EditSettings:
     layers: tuple[int, ...] | None = None
     settings: ValueSettings | str | None = None
     preservation: float = Plan.preservation
+    refine: bool = False
     contexts: Sequence[str] = DEFAULT_CONTEXTS
     corpus: Sequence[str] | None = None
     guard: Guard | None = None

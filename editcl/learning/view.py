@@ -66,6 +66,7 @@ class AdaptedModel(EditableModel):
         keep: Int[Tensor, " n_kept"] | None = None,
         at: tuple[Int[Tensor, " n_at"], Int[Tensor, " n_at"]] | None = None,
         cache: Any = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
         """As `EditableModel.forward`; positions count the real tokens only.
 
@@ -73,7 +74,7 @@ class AdaptedModel(EditableModel):
             EditclError: a cache together with virtual tokens.
         """
         if self.virtual is None:
-            return super().forward(inputs, keep=keep, at=at, cache=cache)
+            return super().forward(inputs, keep=keep, at=at, cache=cache, weights=weights)
         self._require_no(cache)
         kind, n_virtual = self.virtual
         assert self.peft is not None, "virtual tokens come from an adapter"
@@ -86,13 +87,13 @@ class AdaptedModel(EditableModel):
             arguments["attention_mask"] = torch.cat([front, mask], dim=1)
         prompt = self.peft.get_prompt(batch_size=len(ids))
         if kind == "prefix":
-            return super().forward(arguments, keep=keep, at=at, cache=prompt)
+            return super().forward(arguments, keep=keep, at=at, cache=prompt, weights=weights)
         del arguments["input_ids"]
         embedded = self.hf.get_input_embeddings()(ids)
         arguments["inputs_embeds"] = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
         # As a number it is counted from the end, so that `at` needs no shift.
         kept: Any = ids.shape[1] if keep is None else keep + n_virtual
-        return super().forward({**arguments, "logits_to_keep": kept}, at=at)
+        return super().forward({**arguments, "logits_to_keep": kept}, at=at, weights=weights)
 
     def forward_caching(
         self,

@@ -1,0 +1,239 @@
+"""Refinement: its gradient, what it may change, and that facts, texts and earlier edits gain."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from batches import CONTROL, FACTS, plan_for, state
+from torch import Tensor
+
+import editcl
+from editcl.editing.choices import CAREFUL
+from editcl.editing.memit import memit
+from editcl.editing.methods import METHODS
+from editcl.editing.plan import Plan, Solution
+from editcl.editing.refine import Background, Refinement, _Columns, _draw, _steps, _Task, refine
+from editcl.editing.trial import tried
+from editcl.editing.values import ValueSettings
+from editcl.editing.way import plan_for as planned
+from editcl.editing.way import way_of
+from editcl.encoding import Sentence
+from editcl.errors import NonFiniteError
+from editcl.evaluation import catalogue_cases, evaluate
+from editcl.facts import Fact
+from editcl.model import EditableModel
+from editcl.partial import frozen_parameters
+
+SETTINGS = Refinement(passes=4, lr=0.1, kl=0.1)
+
+
+def refining(
+    model: EditableModel, facts: Sequence[Fact], layers: tuple[int, ...], **changes: Any
+) -> Plan:
+    """A plan with a refinement; the text is random tokens."""
+    rows = torch.randint(2, model.d_vocab, (6, 12)).tolist()
+    weights = {p.name: p.parameter.detach().clone() for p in map(model.down_projection, layers)}
+    made = {
+        "essence": [("{} is a", "The story of {}")] * len(facts),
+        "contexts": ("", "It rained all night."),
+        "refinement": SETTINGS,
+        "background": Background(rows, weights),
+    }
+    return plan_for(model, facts, layers, **{**made, **changes})
+
+
+def loss_at(task: _Task, columns: _Columns, n_facts: int) -> tuple[float, list[Tensor]]:
+    """The loss of one step over all facts, always the same draw, and its gradient."""
+    with frozen_parameters(task.model), torch.enable_grad():
+        found = task.gradient(columns, range(n_facts), torch.zeros(n_facts), random.Random(0))
+    gradients = [r.grad.clone() for r in columns.right if r.grad is not None]
+    for right in columns.right:
+        right.grad = None
+    return found, gradients
+
+
+def test_the_gradient_is_that_of_the_loss_on_every_architecture(any_model) -> None:
+    plan = refining(any_model, FACTS[:2], (0,), earlier=FACTS[2:])
+    solution = memit(any_model, FACTS[:2], plan)
+    assert solution.values is not None
+    unit = solution.values.residual_norm
+    columns = _Columns.of(any_model, solution.updates, unit, SETTINGS)
+    task = _Task.of(any_model, FACTS[:2], plan)
+    _, (gradient,) = loss_at(task, columns, 2)
+    step = 1e-2 * unit.mean() * gradient / gradient.norm()
+    ends = []
+    for sign in (1, -1):
+        moved = _Columns.of(any_model, solution.updates, unit, SETTINGS)
+        with torch.no_grad():
+            moved.right[0] += sign * step
+        ends.append(loss_at(task, moved, 2)[0])
+    slope = (ends[0] - ends[1]) / 2
+    assert slope == pytest.approx(float((gradient * step).sum()), rel=0.05, abs=1e-4)
+
+
+def test_replaced_weights_say_what_written_ones_say(any_model) -> None:
+    plan = refining(any_model, FACTS[:2], (0,))
+    solution = memit(any_model, FACTS[:2], plan)
+    columns = _Columns.of(any_model, solution.updates, torch.ones(2), SETTINGS)
+    row = any_model.encode([Sentence(FACTS[0].prompt, FACTS[0].subject)])[0]
+    inputs = any_model.pad([row.ids])
+    with torch.no_grad():
+        plain = any_model.forward(inputs)
+        replaced = any_model.forward(inputs, weights=columns.weights())
+        with tried(any_model, solution.updates):
+            written = any_model.forward(inputs)
+    assert torch.allclose(replaced, written, atol=1e-5)
+    assert not torch.allclose(replaced, plain, atol=1e-5)
+
+
+def test_only_the_facts_own_columns_move_and_the_model_stays(model) -> None:
+    plan = refining(model, FACTS, (0, 1))
+    before = state(model)
+    plain = memit(model, FACTS, plan)
+    refined = METHODS["memit"](model, FACTS, plan)
+    assert state(model) == before
+    for a, b in zip(plain.updates, refined.updates, strict=True):
+        assert torch.equal(a.left, b.left)
+        assert b.owner is None and b.right.shape == a.right.shape
+        assert not torch.equal(a.right, b.right)
+    assert refined.details["refinement"]["passes"] == SETTINGS.passes
+    assert plain.values is not None and refined.values is not None
+
+
+def test_the_same_seed_gives_the_same_columns(model) -> None:
+    plan = refining(model, FACTS, (1,))
+    solution = memit(model, FACTS, plan)
+    one, two = (refine(model, FACTS, plan, solution) for _ in range(2))
+    assert torch.equal(one.updates[0].right, two.updates[0].right)
+
+
+def log_probs(model: EditableModel, facts: Sequence[Fact], solution: Solution) -> Tensor:
+    sentences = [Sentence(f.prompt, f.subject, f.new_object) for f in facts]
+    with tried(model, solution.updates):
+        return model.score(sentences).log_prob
+
+
+def test_facts_that_the_closed_form_half_says_are_said(model) -> None:
+    plan = refining(model, CONTROL, (1,), preservation=3.0, contexts=("",))
+    plan = replace(plan, refinement=replace(SETTINGS, passes=20, kl=0.0, text=0.0))
+    plain = memit(model, CONTROL, plan)
+    refined = refine(model, CONTROL, plan, plain)
+    gained = log_probs(model, CONTROL, refined) - log_probs(model, CONTROL, plain)
+    assert float(gained.min()) > 0.1 and float(gained.mean()) > 1
+
+
+def test_earlier_facts_are_held(model) -> None:
+    """Positive control: without them the same training says them less."""
+    first = CONTROL[:1]
+    plan = refining(model, first, (1,), contexts=("",), preservation=0.001)
+    early = memit(model, first, plan)
+    rest = CONTROL[1:]
+    heavy = replace(SETTINGS, passes=20, kl=0.0, text=0.0)
+    with tried(model, early.updates):
+        own = refining(model, rest, (1,), contexts=("",), refinement=heavy)
+        solution = memit(model, rest, own)
+        held = refine(model, rest, replace(own, earlier=first), solution)
+        free = refine(model, rest, own, solution)
+        with_it, without = (float(log_probs(model, first, s)) for s in (held, free))
+    assert with_it > without
+
+
+def test_text_is_held_to_the_base(model) -> None:
+    """Positive control: with no weight on text it moves further."""
+    plan = refining(model, FACTS, (1,))
+    solution = memit(model, FACTS, plan)
+    moved = []
+    for text in (20.0, 0.0):
+        own = replace(plan, refinement=replace(SETTINGS, passes=12, text=text))
+        done = refine(model, FACTS, own, solution)
+        assert plan.background is not None
+        inputs = model.pad(plan.background.rows)
+        with torch.no_grad():
+            base = model.forward(inputs).log_softmax(-1)
+            with tried(model, done.updates):
+                now = model.forward(inputs).log_softmax(-1)
+        moved.append(float((now.exp() * (now - base)).sum(-1).mean()))
+    assert moved[0] < 0.7 * moved[1]
+
+
+def test_the_reference_of_text_is_the_base_of_the_log() -> None:
+    own = editcl.load()
+    way = way_of(own, "memit", refine=True)
+    assert way.settings == CAREFUL and way.refinement is not None
+    name = own.down_projection(1).name
+    pristine = own.down_projection(1).parameter.detach().clone()
+    editcl.edit(own, "Eiffel Tower", "Rome", layer=1)
+    assert not torch.equal(own.down_projection(1).parameter, pristine)
+    background = Background.of(own, (1, 2))
+    assert torch.equal(background.weights[name], pristine)
+    assert set(background.weights) == {own.down_projection(i).name for i in (1, 2)}
+
+
+def test_the_text_is_the_callers_where_there_is_one(model) -> None:
+    found = Background.of(model, (0,), texts=["The Eiffel Tower is in Paris.", "It rained."])
+    said = {model.tokenizer.decode(row) for row in found.rows}
+    assert said == {"The Eiffel Tower is in Paris.", "It rained."}
+
+
+def test_a_pass_goes_over_all_that_do_not_hold() -> None:
+    loss = torch.full((10,), torch.inf)
+    whole = [i for step in _steps(loss, 0.1, 0, 4, random.Random(0)) for i in step]
+    assert sorted(whole) == list(range(10))
+    loss[:] = 0.0
+    loss[7] = 1.0
+    drawn = random.Random(0)
+    seen = [sorted(itertools.chain(*_steps(loss, 0.1, n, 4, drawn))) for n in (1, 2, 3)]
+    assert seen == [[1, 4, 7], [2, 5, 7, 8], [0, 3, 6, 7, 9]]
+
+
+def test_a_draw_has_the_bare_prompt_first(model) -> None:
+    rows = model.encode([Sentence(text) for text in ("one", "two two", "three three three")])
+    assert _draw(rows, 2, random.Random(0))[0] is rows[0]
+    assert len(_draw(rows, 9, random.Random(0))) == 3
+    assert _draw([], 2, random.Random(0)) == []
+
+
+def test_without_a_refinement_nothing_is_trained(model) -> None:
+    plan = refining(model, FACTS, (1,), refinement=None)
+    assert torch.equal(
+        METHODS["memit"](model, FACTS, plan).updates[0].right,
+        memit(model, FACTS, plan).updates[0].right,
+    )
+
+
+@pytest.mark.parametrize("method", ["memit-published", "rome", "ft-m", "ultraedit", "pmet"])
+def test_methods_as_published_and_shared_columns_are_not_refined(model, method) -> None:
+    assert way_of(model, method, layers=[1], refine=True).refinement is None
+    published = way_of(model, "memit", layers=[1], settings="published", refine=True)
+    assert published.refinement is None
+
+
+def test_weights_that_overflow_are_told(model) -> None:
+    plan = refining(model, FACTS, (1,))
+    solution = memit(model, FACTS, plan)
+    wild = [replace(u, right=u.right.sign() * 1e38) for u in solution.updates]
+    with pytest.raises(NonFiniteError, match="refinement"):
+        refine(model, FACTS, plan, replace(solution, updates=tuple(wild)))
+
+
+def test_many_facts_gain_and_their_subjects_other_facts_too() -> None:
+    """On the embedded model; the closed form alone is the control."""
+    own = editcl.load()
+    cases = catalogue_cases(8, seed=5)
+    facts = [case.fact for case in cases]
+    way = way_of(own, "memit", layers=[1], settings=ValueSettings(steps=20), refine=True)
+    plan = replace(planned(own, facts, way), contexts=("",), preservation=0.5)
+    plain = memit(own, facts, plan)
+    refined = refine(own, facts, plan, plain)
+    found = []
+    for solution in (plain, refined):
+        with tried(own, solution.updates):
+            found.append(evaluate(own, cases).summary())
+    assert found[1]["efficacy"] > found[0]["efficacy"] + 0.1
+    assert found[1]["efficacy"] >= 0.7 and found[1]["specificity"] >= 0.9
