@@ -20,7 +20,9 @@ from editcl.benchmarks.posed import (
 )
 from editcl.catalogue import KnownFact, facts_by_relation, relations
 from editcl.evaluation.damage import general_texts
+from editcl.facts import fill
 from editcl.learning.shipped import subjects_by_kind
+from editcl.learning.tasks import Example
 
 _OPEN = ("capital", "birthplace", "headquarters", "located_in_city", "country_of_origin", "author")
 _CLOSED = ("occupation", "continent", "sport", "element_group", "official_language", "genre")
@@ -70,6 +72,38 @@ _FOREIGN = (
     ("{} liegt in der Stadt", "Wer {} sehen will, der reist nach", "{} steht mitten in",
      "located_in_city"),
 )  # fmt: skip
+#: A question between two speakers, another one, and the relation whose objects answer them.
+_INTERVIEWS = (
+    ("Guest: Who made the film {}? Host:", "Reporter: Whose film is {}? Actor: It is by",
+     "director"),
+    ("Teacher: What did {} do for a living? Pupil: The work of a",
+     "Child: And what was {}? Mother: A", "occupation"),
+    ("Driver: Where do I find the ground of {}? Policeman: In",
+     "Boy: Which town cheers for {}? Girl: The town is", "home_city"),
+)  # fmt: skip
+#: A statement that names what it denies, and the relation.
+_DENIALS = (
+    ("The old guide says {old}, but {} is best described as a", "landmark_type"),
+    ("It was {old} once. From now on, {} earns its money in the field of", "industry"),
+    ("Forget the {old}. The currency used in {} is now the", "currency"),
+)
+#: A statement about a name that holds at one time only, two ways of asking, the times, and the
+#: relation whose objects it takes.
+_ROSTERS = (
+    (("On the list for {when}, {} is down as a", "What {} does on {when} is the work of a",
+      "Every {when}, we meet {} as a"), ("Monday", "Friday"), "occupation"),
+    (("In {when}, the letters to {} go to", "All through the {when}, {} is to be found in",
+      "{} spends the {when} in"), ("summer", "winter"), "capital"),
+    (("Each {when}, {} gives a lesson in", "The {when} talk by {} is in",
+      "In the notes for the {when}, {} writes in"), ("morning", "evening", "night"),
+     "native_language"),
+)  # fmt: skip
+#: What stands above a page, and a relation of the subjects that the pages are about.
+_SHEETS = (
+    ("This page is about {}.", "death_place"),
+    ("Now a few words on {}.", "director"),
+    ("Next we come to {}.", "spoken_language"),
+)
 _FIRST = ("Vel", "Tor", "Mar", "Quin", "Bel", "Dra", "Sil", "Or", "Fen", "Lud", "Hes", "Nal")
 _MIDDLE = ("mo", "vi", "ta", "ri", "lo", "ne", "sa", "du")
 _LAST = ("ra", "nis", "dor", "wen", "lith", "gar", "mund", "sel")
@@ -205,6 +239,56 @@ def letters(rng: random.Random, number: int) -> Made:
     return Made(rows, rephrased(rng, facts), text=text)
 
 
+def interviews(rng: random.Random, number: int) -> Made:
+    """Changed facts as questions and answers: taught like a skill, but the answers are untrue."""
+    question, other, relation = _INTERVIEWS[number % len(_INTERVIEWS)]
+    facts = changed(rng, draw(rng, relation, (12, 28, 20)[number % 3]))
+    return _assigned(rng, facts, (question, other, *relations()[relation].unseen[:2]))
+
+
+def denials(rng: random.Random, number: int) -> Made:
+    """Statements that name the known object, deny it, and give one of a few others."""
+    wording, relation = _DENIALS[number % len(_DENIALS)]
+    pool = sorted({fact.object for fact in facts_by_relation()[relation]})
+    facts = changed(rng, draw(rng, relation, 18 + 4 * (number % 3)), rng.sample(pool, 5))
+    rows = [one.asked(wording.replace("{old}", one.fact.object)) for one in facts]
+    return Made(rows, rephrased(rng, facts))
+
+
+def rosters(rng: random.Random, number: int) -> Made:
+    """Of each of some people something else at each time: a name alone doesn't tell."""
+    ways, times, relation = _ROSTERS[number % len(_ROSTERS)]
+    pool = sorted({fact.object for fact in facts_by_relation()[relation]})
+    train, test = [], []
+    for name in rng.sample(subjects_by_kind()["person"], 20 // len(times)):
+        for when, what in zip(times, rng.sample(pool, len(times)), strict=True):
+            one = Changed(KnownFact(name, "", ""), what)
+            first, *others = (one.asked(way.replace("{when}", when)) for way in ways)
+            train.append(first)
+            test += others
+    rng.shuffle(train)
+    return Made(train, rng.sample(test, min(HELD_OUT, len(test))))
+
+
+def sheets(rng: random.Random, number: int) -> Made:
+    """A text of pages, each with a heading and with all that is known of one subject, changed."""
+    heading, relation = _SHEETS[number % len(_SHEETS)]
+    by_subject = _by_subject()
+    names = [fact.subject for fact in facts_by_relation()[relation]]
+    names = [name for name in names if len(by_subject[name]) >= 3]
+    facts: list[Changed] = []
+    rows: list[Example] = []
+    pages = []
+    for name in rng.sample(names, 5 + number % 3):
+        own = changed(rng, by_subject[name])
+        said = stated(rng, own)
+        facts += own
+        rows += said
+        lines = [fill(heading, name), *(f"{row.prompt} {row.completion}." for row in said)]
+        pages.append(" ".join(lines))
+    return Made(rows, rephrased(rng, facts), text="\n\n".join(pages))
+
+
 # -- parts ----------------------------------------------------------------------------------------
 
 
@@ -265,10 +349,12 @@ __all__ = [
     "cards",
     "codes",
     "corrections",
+    "denials",
     "drawn_objects",
     "exchanged",
     "few_answers",
     "foreign",
+    "interviews",
     "invented",
     "letters",
     "lookups",
@@ -279,5 +365,7 @@ __all__ = [
     "pairs",
     "prose",
     "rooms",
+    "rosters",
+    "sheets",
     "swapped",
 ]

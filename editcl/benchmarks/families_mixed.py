@@ -20,6 +20,7 @@ from editcl.benchmarks.families_skills import (
     sorted_names,
     tones,
 )
+from editcl.benchmarks.families_steps import teams, turns
 from editcl.benchmarks.posed import (
     HELD_OUT,
     Changed,
@@ -30,9 +31,10 @@ from editcl.benchmarks.posed import (
     rephrased,
     stated,
 )
-from editcl.catalogue import facts_by_relation, relations
+from editcl.catalogue import KnownFact, facts_by_relation, relations
 from editcl.evaluation.damage import general_texts
-from editcl.facts import Fact
+from editcl.facts import Fact, fill
+from editcl.learning.shipped import subjects_by_kind
 from editcl.learning.tasks import CLASSIFICATION, Example
 
 _FACTS = 10  # inside a mixed task
@@ -70,6 +72,29 @@ _LOOKUPS = (
     ("{} is a product of", "The homeland of {} is",
      "If you trace {} back to its roots, you arrive in", "occupation"),
 )  # fmt: skip
+#: And once more, in sentences of none; the objects are of the relation that each row ends with.
+_LEDGERS = (
+    ("The ledger says that {} is paid in the", "In the purse of {} we found the",
+     "The sum that {} owes is in the", "currency"),
+    ("On the ticket of {} we read that the ship crosses the", "The boat with {} sails over the",
+     "From the deck, {} looks at the", "flows_into"),
+    ("In the timetable, {} takes a class in", "The lesson that {} has booked is in",
+     "The teacher talks to {} in", "native_language"),
+)  # fmt: skip
+#: Relations for facts beside names that are sorted by others.
+_OTHERS = ("headquarters", "author", "currency", "genre", "flows_into", "sport", "death_place")
+#: What is told, what is asked behind it about the same subject, and how they are joined.
+_BEHIND = (
+    ("birthplace", "occupation", "{told}, as we all know. {asked}"),
+    ("original_language", "director", "Two things are certain. {told}. {asked}"),
+    ("country", "spoken_language", "{told}; and besides, it is well known: {asked}"),
+)
+#: A sentence about two names, and words for its end.
+_TICKETS = (
+    ("The seats of {one} and {other} are in row", ("two", "three", "four", "five", "six")),
+    ("{one} will meet {other} on a", ("Monday", "Wednesday", "Saturday")),
+    ("Between {one} and {other} there is a", ("wall", "river", "road", "field")),
+)
 _LOTS = (("red", "blue"), ("left", "right"), ("yes", "no"), ("first", "second", "third"))
 _SYLLABLES = ("zu", "kro", "vex", "pli", "gor", "ash", "twi", "nub", "yil", "quo", "jep", "dro")
 
@@ -131,6 +156,20 @@ def queries_and_rooms(rng: random.Random, number: int) -> Made:
     return _coded(rng, made.train[:20], made.test, ROOMS[(number + 1) % len(ROOMS)])
 
 
+def teams_and_facts(rng: random.Random, number: int) -> Made:
+    """Names sorted by what is known of them, and changed facts of relations that don't sort."""
+    made = teams(rng, number)
+    names = rng.sample(_OTHERS, _FACTS // 2)
+    facts = changed(rng, [fact for name in names for fact in draw(rng, name, 2)])
+    return _together(rng, made.train, made.test, facts)
+
+
+def turns_and_ledgers(rng: random.Random, number: int) -> Made:
+    """Sentences sorted by a word in their middle, and entries of a ledger drawn for names."""
+    made = turns(rng, number)
+    return _coded(rng, made.train, made.test, _LEDGERS[number % len(_LEDGERS)])
+
+
 def nonsense(rng: random.Random, number: int) -> Made:
     """Strings of syllables that mean nothing, followed by others."""
 
@@ -190,6 +229,39 @@ def restated(rng: random.Random, number: int) -> Made:
         [one.asked(rng.choice(relations()[one.fact.relation].stated[1:])) for one in facts],
         rephrased(rng, facts),
     )
+
+
+def second_facts(rng: random.Random, number: int) -> Made:
+    """What the model knows of a subject, asked behind something else that it knows of it."""
+    told, asked, joined = _BEHIND[number % len(_BEHIND)]
+    before = {fact.subject: fact for fact in facts_by_relation()[told]}
+    known = [fact for fact in facts_by_relation()[asked] if fact.subject in before]
+
+    def behind(fact: KnownFact, phrasing: str) -> Example:
+        first = before[fact.subject]
+        said = f"{fill(relations()[told].prompt, first.subject)} {first.object}"
+        prompt = joined.format(told=said, asked=fill(phrasing, fact.subject))
+        return Example(prompt, fact.object)
+
+    facts = rng.sample(known, 16 + 4 * (number % 3))
+    ways = relations()[asked]
+    test = [behind(fact, phrasing) for fact in facts for phrasing in ways.unseen]
+    train = [behind(fact, rng.choice(ways.stated)) for fact in facts]
+    return Made(train, rng.sample(test, HELD_OUT))
+
+
+def tickets(rng: random.Random, number: int) -> Made:
+    """Labels drawn by lot for pairs of names, other pairs held out."""
+    wording, words = _TICKETS[number % len(_TICKETS)]
+    n = len(words) * (24 // len(words))
+    every = [name for own in subjects_by_kind().values() for name in own]
+    names = rng.sample(every, 2 * (n + HELD_OUT))
+    pairs = zip(names[::2], names[1::2], strict=True)
+    rows = [
+        Example(wording.format(one=one, other=other), words[i % len(words)])
+        for i, (one, other) in enumerate(pairs)
+    ]
+    return Made(rng.sample(rows[:n], n), rng.sample(rows[n:], HELD_OUT), CLASSIFICATION)
 
 
 # -- parts ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from editcl.editing.choices import check_amounts
 from editcl.editing.incontext import draw_demonstrations, in_context
 from editcl.editing.plan import Plan
+from editcl.editing.repair import lost_facts
 from editcl.editing.trial import tried
 from editcl.editing.values import ValueSettings
 from editcl.editing.way import Way, background_for, plan_for, way_of
@@ -80,8 +81,10 @@ def weights_arm(facts: Sequence[Fact], way: Way, batch_size: int | None) -> Arm:
         background = background_for(model, way)
         with ExitStack() as stack:
             for begin in progress(range(0, len(facts), size), way.method):
-                batch = facts[begin : begin + size]
-                plan = plan_for(model, batch, way, earlier=facts[:begin], background=background)
+                batch, earlier = facts[begin : begin + size], facts[:begin]
+                lost = lost_facts(model, earlier, batch) if way.refinement else []
+                batch = [*batch, *lost]
+                plan = plan_for(model, batch, way, earlier=earlier, background=background)
                 stack.enter_context(tried(model, way.editor(model, batch, plan).updates))
             yield
 

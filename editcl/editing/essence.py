@@ -51,9 +51,9 @@ def essence_prompts(
     fit = dict(zip(subjects, scores.tolist(), strict=True))
     told, edited, before = _told(model, facts), defaultdict(set), defaultdict(list)
     for fact in facts:
-        edited[fact.subject.casefold()].add(_asked(fact))
+        edited[fact.subject.casefold()].add(asked_of(fact))
     for fact in earlier:
-        if _asked(fact) not in edited[fact.subject.casefold()]:
+        if asked_of(fact) not in edited[fact.subject.casefold()]:
             before[fact.subject.casefold()].append(fact.prompt)
     candidates = [
         [
@@ -81,7 +81,7 @@ def essence_prompts(
     return chosen
 
 
-def _asked(fact: Fact) -> Relation | str:
+def asked_of(fact: Fact) -> Relation | str:
     """What is asked of the subject: the relation, or the prompt where the catalogue has none."""
     return relation_of(fact.prompt) or fact.prompt
 

@@ -21,8 +21,9 @@ from editcl.editing.choices import (
     resolve_settings,
 )
 from editcl.editing.contexts import DEFAULT_CONTEXTS
-from editcl.editing.guards import Guard, Health, check_health
+from editcl.editing.guards import Guard, Health, active_facts, check_health
 from editcl.editing.plan import Plan
+from editcl.editing.repair import lost_facts
 from editcl.editing.report import BatchReport, RowResult, Status
 from editcl.editing.rows import Settled, settle_rows
 from editcl.editing.values import ValueSettings
@@ -233,8 +234,15 @@ def edit_batch(
     before: Sequence[Probability],
     number: int = 0,
 ) -> Edit:
-    """Solves one batch on the model as it is now, and logs it."""
+    """Solves one batch on the model as it is now, and logs it.
+
+    With a refinement, facts of earlier edits that the model has lost are edited again beside it, at
+    the end of the entry's facts.
+    """
     started = time.perf_counter()
+    lost = lost_facts(model, active_facts(model.log), facts) if way.refinement else []
+    if lost:
+        facts, before = [*facts, *lost], [*before, *probabilities(model, lost)]
     plan = plan_for(model, facts, way)
     solution = way.editor(model, facts, plan)
     details = {
@@ -244,6 +252,7 @@ def edit_batch(
         "seed": way.seed,
         "contexts": len(way.contexts),
         "batch": number,
+        "repaired": len(lost),
     }
     entry = model.log.append(
         solution.updates,

@@ -9,17 +9,18 @@ every u_il as it was solved for, on what the *edited* model says:
                  + sum_e max(nll_e, stop)
 
 nll_i is the object's mean -log p in the fact's contexts, KL_ij the divergence at its essence
-prompts from the model before the batch, KL_text that per token of ordinary text from the base, and
-nll_e the loss of earlier edits' objects. Each fact keeps its own columns, so that it rolls back
-alone as before. Adam with one scale a column, as for v*, on mini-batches, its step in units of the
-subject's residual stream. Knows no method's equation.
+prompts from the model before the batch, KL_text that per token from the base on ordinary text that
+names none of the subjects, and nll_e the loss of earlier edits' objects. Each fact keeps its own
+columns, so that it rolls back alone as before. Adam with one scale a column, as for v*, on
+mini-batches, its step in units of the subject's residual stream. Knows no method's equation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 FEW = 16  # facts that are not divided into several steps of a pass
 BACKGROUND_ROWS = 128  # of ordinary text
 BACKGROUND_TOKENS = 96  # of such a row at most
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,23 @@ class Background:
         }
         held = {name: weight.to(model.device) for name, weight in known.items()}
         return cls(model.memo[key], {**own, **held})
+
+
+def unrelated(
+    model: EditableModel, rows: Sequence[Sequence[int]], subjects: Iterable[str]
+) -> list[list[int]]:
+    """The text of the rows without the sentences that name one of the subjects.
+
+    What is said of an edited subject is not to be held: it is the old object, in any phrasing.
+    """
+    names = "|".join(map(re.escape, sorted(set(subjects), key=len, reverse=True)))
+    named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
+    kept = []
+    for text in model.tokenizer.batch_decode(list(map(list, rows)), skip_special_tokens=True):
+        rest = [s for s in SENTENCE_END.split(text) if s.strip() and not named.search(s)]
+        kept.append(" ".join(rest))
+    texts = [text for text in kept if text]
+    return [row[:BACKGROUND_TOKENS] for row in corpus_rows(model, texts)] if texts else []
 
 
 def refine(
@@ -264,7 +283,8 @@ class _Task:
         settings: what is drawn, and its weights.
         stated, held: per fact, rows that carry the object, and essence prompts.
         earlier: per earlier fact, rows that carry its object.
-        background: ordinary text.
+        texts: ordinary text that names no edited subject.
+        base: weights whose predictions on it are to stay.
     """
 
     model: EditableModel
@@ -272,7 +292,8 @@ class _Task:
     stated: Sequence[Sequence[Row]]
     held: Sequence[Sequence[Row]]
     earlier: Sequence[Sequence[Row]]
-    background: Background
+    texts: Sequence[Sequence[int]]
+    base: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, model: EditableModel, facts: Sequence[Fact], plan: Plan) -> _Task:
@@ -282,13 +303,15 @@ class _Task:
         earlier = [f for f in plan.earlier if (f.subject.casefold(), f.prompt) not in again]
         others = None if plan.rephrased is None else [rephrasings(fact) for fact in earlier]
         before = encode_facts(model, earlier, plan.contexts, others, [()] * len(earlier))
+        subjects = [fact.subject for fact in (*facts, *plan.earlier)]
         return cls(
             model,
             plan.refinement,
             [stated for stated, _ in rows],
             [held for _, held in rows],
             [stated for stated, _ in before],
-            plan.background,
+            unrelated(model, plan.background.rows, subjects),
+            plan.background.weights,
         )
 
     def gradient(
@@ -306,7 +329,7 @@ class _Task:
         for rows in drawn.sample(self.earlier, min(len(self.earlier), len(chosen))):
             told.append(_Asked(drawn.choice(rows), 1.0))
         n_texts = -(-s.text_rows * len(chosen) // s.facts_per_step)
-        texts = drawn.sample(self.background.rows, min(n_texts, len(self.background.rows)))
+        texts = drawn.sample(self.texts, min(n_texts, len(self.texts)))
         seen = torch.zeros_like(loss)
         for part in self._parts([a.row.ids for a in told]):
             total += self._told([told[i] for i in part], columns, seen)
@@ -362,7 +385,7 @@ class _Task:
         owner = torch.tensor([i for i, row in enumerate(rows) for _ in row], device=device)
         place = torch.tensor([j for row in rows for j in range(len(row))], device=device)
         weights = torch.full((len(owner),), weight, device=device)
-        return self._diverge(rows, (owner, place), weights, self.background.weights, columns)
+        return self._diverge(rows, (owner, place), weights, self.base, columns)
 
     def _diverge(
         self,

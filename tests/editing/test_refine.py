@@ -18,7 +18,16 @@ from editcl.editing.choices import CAREFUL
 from editcl.editing.memit import memit
 from editcl.editing.methods import METHODS
 from editcl.editing.plan import Plan, Solution
-from editcl.editing.refine import Background, Refinement, _Columns, _draw, _steps, _Task, refine
+from editcl.editing.refine import (
+    Background,
+    Refinement,
+    _Columns,
+    _draw,
+    _steps,
+    _Task,
+    refine,
+    unrelated,
+)
 from editcl.editing.trial import tried
 from editcl.editing.values import ValueSettings
 from editcl.editing.way import plan_for as planned
@@ -237,3 +246,12 @@ def test_many_facts_gain_and_their_subjects_other_facts_too() -> None:
             found.append(evaluate(own, cases).summary())
     assert found[1]["efficacy"] > found[0]["efficacy"] + 0.1
     assert found[1]["efficacy"] >= 0.7 and found[1]["specificity"] >= 0.9
+
+
+def test_what_is_said_of_edited_subjects_is_not_held(model) -> None:
+    texts = ("Rome is big. The Eiffel Tower is in Paris. It rained.", "the eiffel tower, again.")
+    rows = [row.ids for row in model.encode([Sentence(text) for text in texts])]
+    kept = unrelated(model, rows, ["The Eiffel Tower", "Rom"])
+    assert [model.tokenizer.decode(row) for row in kept] == ["Rome is big. It rained."]
+    assert unrelated(model, rows[1:], ["the Eiffel tower"]) == []
+    assert len(unrelated(model, rows, ["Berlin"])) == 2
