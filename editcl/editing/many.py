@@ -78,7 +78,7 @@ def edit_csv(
             carries over to more paraphrases.
         refine: seek v* by shorter and more steps, and train what was solved for further, on what
             the edited model says of the facts, of their subjects and of ordinary text (refine.py);
-            by methods that can, unless the settings are the published ones. False takes a third
+            by methods that can, unless the settings are the published ones. False takes a quarter
             of the time and does for tens of facts.
         batch_size: facts solved at once; None: all of them, in one log entry.
         guard: when to stop and take the last batch back; None: never.

@@ -63,7 +63,7 @@ MORE = (
     "yourself"
 )
 #: What things cost, in rows that are read: an edited fact, a trained row, a trial edit. Measured on
-#: the embedded model with the defaults of `edit_csv` and of `Learner`. Limits are kept in these
+#: the embedded model with the defaults of `Learner`. Limits are kept in these
 #: rows rather than in seconds, so that a decision doesn't depend on how busy a machine is.
 EDIT_ROWS, TRAIN_ROWS, TRIAL_ROWS = 180.0, 3.5, 800.0
 TRAIN_STEPS, TRAIN_BATCH = 80, 16
