@@ -61,8 +61,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Kind = Annotated[str | None, typer.Option(help="The table's format, if it can't be told.")]
 Settings = Annotated[str | None, typer.Option(help="published: the papers' objective.")]
-NoRefine = Annotated[
-    bool, typer.Option("--no-refine", help="The closed form alone: faster, for tens of facts.")
+Refine = Annotated[
+    bool | None,
+    typer.Option(
+        "--refine/--no-refine",
+        help="Train what was solved for further, or not; default: for more than 50 facts.",
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Facts solved at once; default: all.")]
 Picture = Annotated[Path | None, typer.Option(help="Where to save the picture.")]
@@ -234,7 +238,7 @@ def edit_csv(
         float, typer.Option(help="Higher: more specific; lower: more paraphrases.")
     ] = 0.1,
     settings: Settings = None,
-    no_refine: NoRefine = False,
+    refine: Refine = None,
     batch_size: BatchSize = None,
     no_guard: Annotated[
         bool, typer.Option("--no-guard", help="Go on whatever the model's health.")
@@ -263,7 +267,7 @@ def edit_csv(
             layers=layer or None,
             settings=settings,
             preservation=preservation,
-            refine=not no_refine,
+            refine=refine,
             batch_size=batch_size,
             guard=None if no_guard else Guard(),
             dry_run=dry_run,
@@ -317,7 +321,7 @@ def compare(
     kind: Kind = None,
     limit: Annotated[int, typer.Option("--n", min=1, help="Facts at most.")] = 50,
     settings: Settings = None,
-    no_refine: NoRefine = False,
+    refine: Refine = None,
     batch_size: BatchSize = None,
     picture: Picture = None,
     device: Device = None,
@@ -341,7 +345,7 @@ def compare(
         names,
         batch_size=batch_size,
         settings=settings,
-        refine=not no_refine,
+        refine=refine,
         seed=seed,
     )
     if picture is not None:

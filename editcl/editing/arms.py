@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from editcl.editing.choices import check_amounts
 from editcl.editing.incontext import draw_demonstrations, in_context
 from editcl.editing.plan import Plan
+from editcl.editing.refine import worth_refining
 from editcl.editing.repair import lost_facts
 from editcl.editing.trial import tried
 from editcl.editing.values import ValueSettings
@@ -36,7 +37,7 @@ def compare_methods(
     layers: Sequence[int] | None = None,
     settings: ValueSettings | str | None = None,
     preservation: float = Plan.preservation,
-    refine: bool = True,
+    refine: bool | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Edits all cases by each method, in one batch or in sequence, and measures the final state.
@@ -66,7 +67,7 @@ def compare_methods(
                 settings=settings,
                 preservation=preservation,
                 seed=seed,
-                refine=refine,
+                refine=worth_refining(len(facts)) if refine is None else refine,
             )
             arms[name] = weights_arm(facts, way, batch_size)
     return compare(model, cases, arms)

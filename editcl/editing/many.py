@@ -23,6 +23,7 @@ from editcl.editing.choices import (
 from editcl.editing.contexts import DEFAULT_CONTEXTS
 from editcl.editing.guards import Guard, Health, active_facts, check_health
 from editcl.editing.plan import Plan
+from editcl.editing.refine import worth_refining
 from editcl.editing.repair import lost_facts
 from editcl.editing.report import BatchReport, RowResult, Status
 from editcl.editing.rows import Settled, settle_rows
@@ -52,7 +53,7 @@ def edit_csv(
     layers: Sequence[int] | None = None,
     settings: ValueSettings | str | None = None,
     preservation: float = Plan.preservation,
-    refine: bool = True,
+    refine: bool | None = None,
     batch_size: int | None = None,
     guard: Guard | None = Guard(),  # noqa: B008 - frozen, and its values are worth showing
     contexts: Sequence[str] = DEFAULT_CONTEXTS,
@@ -78,8 +79,8 @@ def edit_csv(
             carries over to more paraphrases.
         refine: seek v* by shorter and more steps, and train what was solved for further, on what
             the edited model says of the facts, of their subjects and of ordinary text (refine.py);
-            by methods that can, unless the settings are the published ones. False takes a quarter
-            of the time and does for tens of facts.
+            by methods that can, unless the settings are the published ones. None: for more than
+            fifty facts, those of the log counted in. It takes four times as long.
         batch_size: facts solved at once; None: all of them, in one log entry.
         guard: when to stop and take the last batch back; None: never.
         contexts: texts in front of the prompts; first "".
@@ -109,6 +110,9 @@ def edit_csv(
     table = read_table(source, kind=kind)
     model.check_finite()
     settled = settle_rows(model, table)
+    todo = [i for i, one in enumerate(settled) if not one.said_already]
+    if refine is None:
+        refine = worth_refining(len(todo) + len(active_facts(model.log)))
     way = way_of(
         model,
         method,
@@ -121,7 +125,6 @@ def edit_csv(
         seed=seed,
         refine=refine,
     )
-    todo = [i for i, one in enumerate(settled) if not one.said_already]
     before = probabilities(model, [one.fact for one in settled])
     size = 1 if way.editor.single else batch_size or max(1, len(todo))
     batches = [todo[k : k + size] for k in range(0, len(todo), size)] if not dry_run else []

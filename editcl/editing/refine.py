@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from editcl.editing.plan import Plan, Solution
     from editcl.facts import Fact
 
+ENOUGH = 50  # facts in the weights for which the closed form measures as well
 FEW = 16  # facts that are not divided into several steps of a pass
 BACKGROUND_ROWS = 128  # of ordinary text
 BACKGROUND_TOKENS = 96  # of such a row at most
@@ -76,6 +77,11 @@ class Refinement:
     text: float = 1.0
     stop: float = 0.02
     seed: int = 0
+
+
+def worth_refining(n_facts: int) -> bool:
+    """Whether so many facts in the weights are better refined where nobody says so."""
+    return n_facts > ENOUGH
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from editcl.editing.refine import (
     _Task,
     refine,
     unrelated,
+    worth_refining,
 )
 from editcl.editing.trial import tried
 from editcl.editing.values import ValueSettings
@@ -158,17 +159,18 @@ def test_text_is_held_to_the_base(model) -> None:
     plan = refining(model, FACTS, (1,))
     solution = memit(model, FACTS, plan)
     moved = []
-    for text in (20.0, 0.0):
+    for text in (100.0, 0.0):
         own = replace(plan, refinement=replace(SETTINGS, passes=12, text=text))
         done = refine(model, FACTS, own, solution)
         assert plan.background is not None
-        inputs = model.pad(plan.background.rows)
+        named = [fact.subject for fact in FACTS]
+        inputs = model.pad(unrelated(model, plan.background.rows, named))
         with torch.no_grad():
             base = model.forward(inputs).log_softmax(-1)
             with tried(model, done.updates):
                 now = model.forward(inputs).log_softmax(-1)
-        moved.append(float((now.exp() * (now - base)).sum(-1).mean()))
-    assert moved[0] < 0.7 * moved[1]
+        moved.append(float((now.exp() * (now - base)).sum(-1)[inputs["attention_mask"] > 0].mean()))
+    assert moved[0] < 0.8 * moved[1]
 
 
 def test_the_reference_of_text_is_the_base_of_the_log() -> None:
@@ -255,3 +257,22 @@ def test_what_is_said_of_edited_subjects_is_not_held(model) -> None:
     assert [model.tokenizer.decode(row) for row in kept] == ["Rome is big. It rained."]
     assert unrelated(model, rows[1:], ["the Eiffel tower"]) == []
     assert len(unrelated(model, rows, ["Berlin"])) == 2
+
+
+def test_more_than_fifty_facts_in_the_weights_are_refined_unless_one_says_otherwise(
+    model, monkeypatch
+) -> None:
+    """Fifty are three here; those of the log count."""
+    assert not worth_refining(50) and worth_refining(51)
+    monkeypatch.setattr("editcl.editing.refine.ENOUGH", 3)
+    fast = {"layers": [1], "contexts": ("",), "guard": None, "resume": False}
+    few = editcl.edit_csv(model, list(FACTS), **fast)
+    assert "refinement" not in few.entries[0].details
+    assert few.entries[0].details["settings"]["lr"] == ValueSettings().lr
+    more = Fact("The story", "{} of the city is called", "Rome", "Paris")
+    later = editcl.edit_csv(model, [more], **fast)
+    assert later.entries[0].details["refinement"]["passes"] == Refinement().passes
+    assert later.entries[0].details["settings"]["lr"] == CAREFUL.lr
+    model.log.rollback(later.entries[0])
+    plain = editcl.edit_csv(model, [more], refine=False, **fast)
+    assert "refinement" not in plain.entries[0].details

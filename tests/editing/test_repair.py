@@ -59,10 +59,17 @@ def test_a_lost_fact_is_edited_again_in_the_next_entry_and_rolls_back_with_it(
 ) -> None:
     """Which one is lost is said here; a random model loses none by itself."""
     facts = list(batches.CONTROL)
-    monkeypatch.setattr(many, "lost_facts", lambda _m, earlier, _b: [f for f in earlier[:1]])
+    monkeypatch.setattr(many, "lost_facts", lambda _m, earlier, _b: list(earlier[:1]))
     before = batches.state(model)
     report = editcl.edit_csv(
-        model, facts, batch_size=2, layers=[1], contexts=("",), guard=None, resume=False
+        model,
+        facts,
+        batch_size=2,
+        layers=[1],
+        contexts=("",),
+        guard=None,
+        resume=False,
+        refine=True,
     )
     first, second = report.entries
     assert second.facts == (facts[2], facts[0])
