@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from editcl.editing.choices import check_amounts
+from editcl.editing.guards import active_facts
 from editcl.editing.incontext import draw_demonstrations, in_context
 from editcl.editing.plan import Plan
 from editcl.editing.refine import worth_refining
@@ -55,6 +56,7 @@ def compare_methods(
     """
     check_amounts(batch_size, preservation)
     facts = [case.fact for case in cases]
+    n_facts = len(facts) + len(active_facts(model.log))
     arms: dict[str, Arm] = {}
     for name in methods:
         if name == IKE:
@@ -67,7 +69,7 @@ def compare_methods(
                 settings=settings,
                 preservation=preservation,
                 seed=seed,
-                refine=worth_refining(len(facts)) if refine is None else refine,
+                refine=worth_refining(n_facts) if refine is None else refine,
             )
             arms[name] = weights_arm(facts, way, batch_size)
     return compare(model, cases, arms)
@@ -79,13 +81,14 @@ def weights_arm(facts: Sequence[Fact], way: Way, batch_size: int | None) -> Arm:
 
     @contextmanager
     def arm(model: EditableModel) -> Iterator[None]:
-        background = background_for(model, way)
+        background, done = background_for(model, way), list[Fact]()
         with ExitStack() as stack:
             for begin in progress(range(0, len(facts), size), way.method):
-                batch, earlier = facts[begin : begin + size], facts[:begin]
-                lost = lost_facts(model, earlier, batch) if way.refinement else []
-                batch = [*batch, *lost]
-                plan = plan_for(model, batch, way, earlier=earlier, background=background)
+                batch = list(facts[begin : begin + size])
+                if way.refinement is not None:
+                    batch += lost_facts(model, [*active_facts(model.log), *done], batch)
+                plan = plan_for(model, batch, way, earlier=done, background=background)
+                done += batch
                 stack.enter_context(tried(model, way.editor(model, batch, plan).updates))
             yield
 

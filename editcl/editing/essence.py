@@ -86,6 +86,15 @@ def asked_of(fact: Fact) -> Relation | str:
     return relation_of(fact.prompt) or fact.prompt
 
 
+def still_meant(earlier: Sequence[Fact], batch: Sequence[Fact]) -> list[Fact]:
+    """Earlier facts that shall hold beside a batch, in order: of several about one relation of a
+    subject the last one, and none that the batch edits."""
+    latest = {(fact.subject.casefold(), asked_of(fact)): fact for fact in earlier}
+    for fact in batch:
+        latest.pop((fact.subject.casefold(), asked_of(fact)), None)
+    return list(latest.values())
+
+
 def _next_tokens(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]:
     """The most likely next token of each row."""
     found = [0] * len(rows)

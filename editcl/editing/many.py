@@ -29,7 +29,7 @@ from editcl.editing.report import BatchReport, RowResult, Status
 from editcl.editing.rows import Settled, settle_rows
 from editcl.editing.values import ValueSettings
 from editcl.editing.way import Way, plan_for, way_of
-from editcl.errors import LogError
+from editcl.errors import EditclError, LogError
 from editcl.facts import Fact
 from editcl.loading import wrap
 from editcl.log import Edit, Probability
@@ -111,8 +111,7 @@ def edit_csv(
     model.check_finite()
     settled = settle_rows(model, table)
     todo = [i for i, one in enumerate(settled) if not one.said_already]
-    if refine is None:
-        refine = worth_refining(len(todo) + len(active_facts(model.log)))
+    n_facts = len(todo) + len(active_facts(model.log))
     way = way_of(
         model,
         method,
@@ -123,8 +122,13 @@ def edit_csv(
         corpus=corpus,
         resume=resume,
         seed=seed,
-        refine=refine,
+        refine=worth_refining(n_facts) if refine is None else refine,
     )
+    if refine and way.refinement is None:
+        raise EditclError(
+            f"{method} can't be refined with these settings; memit, alphaedit and emmet can, but not "
+            "with the published ones. Leave refine out."
+        )
     before = probabilities(model, [one.fact for one in settled])
     size = 1 if way.editor.single else batch_size or max(1, len(todo))
     batches = [todo[k : k + size] for k in range(0, len(todo), size)] if not dry_run else []

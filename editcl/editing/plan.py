@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from editcl.editing.background import Background
 from editcl.editing.contexts import DEFAULT_CONTEXTS
 from editcl.editing.covariance import Covariance
-from editcl.editing.refine import Background, Refinement
+from editcl.editing.refine import Refinement
 from editcl.editing.resume import Checkpoint
 from editcl.editing.values import Values, ValueSettings
 from editcl.facts import Fact

@@ -11,16 +11,18 @@ every u_il as it was solved for, on what the *edited* model says:
 nll_i is the object's mean -log p in the fact's contexts, KL_ij the divergence at its essence
 prompts from the model before the batch, KL_text that per token from the base on ordinary text that
 names none of the subjects, and nll_e the loss of earlier edits' objects. Each fact keeps its own
-columns, so that it rolls back alone as before. Adam with one scale a column, as for v*, on
-mini-batches, its step in units of the subject's residual stream. Knows no method's equation.
+columns, so that it rolls back alone as before.
+
+Each step draws some of the prompts and takes them for all, the bare one and "{} is a" always, which
+therefore count for more, and clamps sentence by sentence. Adam with one scale a column, as for v*,
+on mini-batches, its step in units of the subject's residual stream. Knows no method's equation.
+Long because objective and training are one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +30,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from editcl.editing.background import unrelated
 from editcl.editing.contexts import rephrasings
-from editcl.editing.covariance import corpus_rows, sample_rows
+from editcl.editing.essence import still_meant
 from editcl.editing.objective import divergence, log_prob
-from editcl.editing.values import encode_facts, tokens_that_fit
+from editcl.editing.values import PREDICTED, encode_facts, tokens_that_fit
 from editcl.encoding import Row
 from editcl.errors import NonFiniteError
+from editcl.kernels import fused_activations
 from editcl.model import EditableModel, micro_batches
 from editcl.partial import frozen_parameters
 from editcl.progress import progress
@@ -45,9 +49,7 @@ if TYPE_CHECKING:
 
 ENOUGH = 50  # facts in the weights for which the closed form measures as well
 FEW = 16  # facts that are not divided into several steps of a pass
-BACKGROUND_ROWS = 128  # of ordinary text
-BACKGROUND_TOKENS = 96  # of such a row at most
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+TEXT_ROWS_OF_VOCABULARY = 20  # that a token of text keeps, in bytes: every one is predicted
 
 
 @dataclass(frozen=True)
@@ -84,70 +86,6 @@ def worth_refining(n_facts: int) -> bool:
     return n_facts > ENOUGH
 
 
-@dataclass(frozen=True)
-class Background:
-    """Ordinary text, and the weights whose predictions on it are to stay.
-
-    Attributes:
-        rows: token ids.
-        weights: matrices of the base that edits change, by parameter.
-    """
-
-    rows: Sequence[Sequence[int]]
-    weights: Mapping[str, Tensor]
-
-    @classmethod
-    def of(
-        cls,
-        model: EditableModel,
-        layers: Sequence[int],
-        *,
-        texts: Sequence[str] | None = None,
-        seed: int = 0,
-    ) -> Background:
-        """Text as the covariance has it, kept in memory, and the base weights of some layers.
-
-        Weights that are on trial count as the base's; those in the log don't.
-        """
-        said = "" if texts is None else hashlib.sha256("\0".join(texts).encode()).hexdigest()
-        key = f"background-{said}-{seed}"
-        if key not in model.memo:
-            with model.at_base():
-                found = (
-                    sample_rows(model, BACKGROUND_ROWS * BACKGROUND_TOKENS, seed)
-                    if texts is None
-                    else corpus_rows(model, texts)
-                )
-            random.Random(seed).shuffle(found)
-            model.memo[key] = [row[:BACKGROUND_TOKENS] for row in found[:BACKGROUND_ROWS]]
-        known = model.log.base_weights()
-        names = {model.down_projection(layer).name: layer for layer in layers}
-        own = {
-            name: model.down_projection(layer).parameter.detach().clone()
-            for name, layer in names.items()
-            if name not in known
-        }
-        held = {name: weight.to(model.device) for name, weight in known.items()}
-        return cls(model.memo[key], {**own, **held})
-
-
-def unrelated(
-    model: EditableModel, rows: Sequence[Sequence[int]], subjects: Iterable[str]
-) -> list[list[int]]:
-    """The text of the rows without the sentences that name one of the subjects.
-
-    What is said of an edited subject is not to be held: it is the old object, in any phrasing.
-    """
-    names = "|".join(map(re.escape, sorted(set(subjects), key=len, reverse=True)))
-    named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
-    kept = []
-    for text in model.tokenizer.batch_decode(list(map(list, rows)), skip_special_tokens=True):
-        rest = [s for s in SENTENCE_END.split(text) if s.strip() and not named.search(s)]
-        kept.append(" ".join(rest))
-    texts = [text for text in kept if text]
-    return [row[:BACKGROUND_TOKENS] for row in corpus_rows(model, texts)] if texts else []
-
-
 def refine(
     model: EditableModel,
     facts: Sequence[Fact],
@@ -175,7 +113,7 @@ def refine(
     size = min(settings.facts_per_step, max(FEW, -(-len(facts) // 3)))
     drawn = random.Random(settings.seed)
     loss = torch.full((len(facts),), torch.inf)
-    with frozen_parameters(model), torch.enable_grad():
+    with frozen_parameters(model), fused_activations(model.hf), torch.enable_grad():
         for number in progress(range(settings.passes), "refining"):
             steps = list(_steps(loss, settings.stop, number, size, drawn))
             for k, chosen in enumerate(steps):
@@ -183,6 +121,7 @@ def refine(
                 columns.step(1 - (number + k / len(steps)) / settings.passes)
     details = {
         "refinement": asdict(settings),
+        "text_rows": len(task.texts),
         "refined_loss": round(float(loss.median()), 6),
         "unrefined": int((loss > 0.7).sum()),  # p(new) below one half
     }
@@ -305,8 +244,7 @@ class _Task:
     def of(cls, model: EditableModel, facts: Sequence[Fact], plan: Plan) -> _Task:
         assert plan.refinement is not None and plan.background is not None, "a plan of it"
         rows = encode_facts(model, facts, plan.contexts, plan.rephrased, plan.essence)
-        again = {(fact.subject.casefold(), fact.prompt) for fact in facts}
-        earlier = [f for f in plan.earlier if (f.subject.casefold(), f.prompt) not in again]
+        earlier = still_meant(plan.earlier, facts)
         others = None if plan.rephrased is None else [rephrasings(fact) for fact in earlier]
         before = encode_facts(model, earlier, plan.contexts, others, [()] * len(earlier))
         subjects = [fact.subject for fact in (*facts, *plan.earlier)]
@@ -341,7 +279,7 @@ class _Task:
             total += self._told([told[i] for i in part], columns, seen)
         for part in self._parts([a.row.ids for a in held]):
             total += self._held([held[i] for i in part], columns)
-        for part in self._parts(texts):
+        for part in self._parts(texts, TEXT_ROWS_OF_VOCABULARY):
             per_token = s.text * len(chosen) / sum(map(len, texts))
             total += self._text([texts[i] for i in part], per_token, columns)
         loss[chosen] = seen[chosen]
@@ -352,8 +290,11 @@ class _Task:
             )
         return total
 
-    def _parts(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        return micro_batches([len(row) for row in rows], tokens_that_fit(self.model, 0))
+    def _parts(
+        self, rows: Sequence[Sequence[int]], vocabulary: int = PREDICTED
+    ) -> Iterator[list[int]]:
+        budget = tokens_that_fit(self.model, 0, vocabulary=vocabulary)
+        return micro_batches([len(row) for row in rows], budget)
 
     def _told(self, asked: Sequence[_Asked], columns: _Columns, seen: Tensor) -> float:
         """max(nll, stop) of rows that carry an object."""

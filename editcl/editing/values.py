@@ -39,6 +39,7 @@ from editcl.partial import frozen_parameters
 from editcl.progress import progress
 
 MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take on a CPU, about
+PREDICTED = 5  # bytes per token and entry of the vocabulary: a quarter predicts something
 SHARE = 4  # on a GPU: one part in so many of all that it has
 
 _CHOICES = {
@@ -192,7 +193,7 @@ def _usable(found: Mapping[str, Tensor], n_facts: int, d_model: int) -> bool:
     )
 
 
-def tokens_that_fit(model: EditableModel, layer: int) -> int:
+def tokens_that_fit(model: EditableModel, layer: int, *, vocabulary: int = PREDICTED) -> int:
     """How many tokens of a micro-batch fit `MEMORY`, or on a GPU its own share of the card.
 
     A fixed amount rather than what is free just now: what a fact gets must not depend on what else
@@ -205,7 +206,7 @@ def tokens_that_fit(model: EditableModel, layer: int) -> int:
         weights = sum(p.numel() * p.itemsize for p in model.hf.parameters())
         memory = gpu_memory(total, weights)
     numbers = (model.n_layers - layer) * (12 * model.d_model + 3 * model.d_mlp)
-    return max(512, memory // (model.dtype.itemsize * numbers + 5 * model.d_vocab))
+    return max(512, memory // (model.dtype.itemsize * numbers + vocabulary * model.d_vocab))
 
 
 def gpu_memory(total: int, weights: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from editcl.editing.background import Background
 from editcl.editing.choices import (
     choose_layers,
     choose_method,
@@ -20,7 +21,7 @@ from editcl.editing.contexts import DEFAULT_CONTEXTS, rephrasings
 from editcl.editing.guards import active_facts
 from editcl.editing.methods import Editor
 from editcl.editing.plan import Plan
-from editcl.editing.refine import Background, Refinement
+from editcl.editing.refine import Refinement
 from editcl.editing.resume import Checkpoint
 from editcl.editing.values import ValueSettings, tokens_that_fit
 from editcl.encoding import Sentence

@@ -157,6 +157,8 @@ class History:
         self._choose(what, active, chosen)
         if not chosen and what != "all":
             raise LogError("an empty list names nothing in a log. Pass entries, facts or 'all'.")
+        if active:
+            self._add_repairs(chosen)
         for name, indices in chosen.items():
             edit = self.edits.get(name)
             if edit is not None and edit.joint and len(indices) < len(edit.facts):
@@ -182,6 +184,17 @@ class History:
             for j, active in enumerate(self.active[name])
             if active and j not in named.get(name, ())
         ]
+
+    def _add_repairs(self, chosen: dict[str, set[int]]) -> None:
+        """What later edits repaired goes with it: the last facts of an edit that repaired some."""
+        meant: set[Fact] = set()
+        for name, edit in self.edits.items():
+            repaired = edit.details.get("repaired", 0)
+            first = len(edit.facts) - (repaired if isinstance(repaired, int) else 0)
+            for j in range(max(0, first), len(edit.facts)):
+                if edit.facts[j] in meant and self.active[name][j]:
+                    chosen.setdefault(name, set()).add(j)
+            meant |= {edit.facts[j] for j in chosen.get(name, ())}
 
     def _choose(self, what: Any, active: bool, chosen: dict[str, set[int]]) -> None:
         if what == "all":

@@ -14,19 +14,20 @@ from batches import CONTROL, FACTS, plan_for, state
 from torch import Tensor
 
 import editcl
+from editcl.editing import arms
+from editcl.editing.arms import compare_methods
+from editcl.editing.background import Background, unrelated
 from editcl.editing.choices import CAREFUL
 from editcl.editing.memit import memit
 from editcl.editing.methods import METHODS
 from editcl.editing.plan import Plan, Solution
 from editcl.editing.refine import (
-    Background,
     Refinement,
     _Columns,
     _draw,
     _steps,
     _Task,
     refine,
-    unrelated,
     worth_refining,
 )
 from editcl.editing.trial import tried
@@ -34,8 +35,8 @@ from editcl.editing.values import ValueSettings
 from editcl.editing.way import plan_for as planned
 from editcl.editing.way import way_of
 from editcl.encoding import Sentence
-from editcl.errors import NonFiniteError
-from editcl.evaluation import catalogue_cases, evaluate
+from editcl.errors import EditclError, NonFiniteError
+from editcl.evaluation import Case, catalogue_cases, evaluate
 from editcl.facts import Fact
 from editcl.model import EditableModel
 from editcl.partial import frozen_parameters
@@ -173,17 +174,16 @@ def test_text_is_held_to_the_base(model) -> None:
     assert moved[0] < 0.8 * moved[1]
 
 
-def test_the_reference_of_text_is_the_base_of_the_log() -> None:
-    own = editcl.load()
-    way = way_of(own, "memit", refine=True)
+def test_the_reference_of_text_is_the_base_of_the_log(model) -> None:
+    way = way_of(model, "memit", layers=[1], refine=True)
     assert way.settings == CAREFUL and way.refinement is not None
-    name = own.down_projection(1).name
-    pristine = own.down_projection(1).parameter.detach().clone()
-    editcl.edit(own, "Eiffel Tower", "Rome", layer=1)
-    assert not torch.equal(own.down_projection(1).parameter, pristine)
-    background = Background.of(own, (1, 2))
-    assert torch.equal(background.weights[name], pristine)
-    assert set(background.weights) == {own.down_projection(i).name for i in (1, 2)}
+    names = [model.down_projection(i).name for i in (0, 1)]
+    pristine = model.down_projection(1).parameter.detach().clone()
+    editcl.edit_csv(model, list(FACTS), layers=[1], contexts=("",), guard=None, resume=False)
+    assert not torch.equal(model.down_projection(1).parameter, pristine)
+    background = Background.of(model, (0, 1))
+    assert torch.equal(background.weights[names[1]], pristine)
+    assert set(background.weights) == set(names)
 
 
 def test_the_text_is_the_callers_where_there_is_one(model) -> None:
@@ -276,3 +276,57 @@ def test_more_than_fifty_facts_in_the_weights_are_refined_unless_one_says_otherw
     model.log.rollback(later.entries[0])
     plain = editcl.edit_csv(model, [more], refine=False, **fast)
     assert "refinement" not in plain.entries[0].details
+
+
+def test_the_reference_of_text_is_what_the_background_says(model) -> None:
+    """Without a change text diverges from other weights, and from the model's own by nothing."""
+    plan = refining(model, FACTS, (1,))
+    assert plan.background is not None
+    solution = memit(model, FACTS, plan)
+    columns = _Columns.of(model, solution.updates, torch.ones(3), SETTINGS)
+    columns.right = [torch.zeros_like(right).requires_grad_() for right in columns.right]
+    (name,) = plan.background.weights
+    elsewhere = {name: 3 * plan.background.weights[name]}
+    found = []
+    for weights in (plan.background.weights, elsewhere):
+        own = replace(plan, background=Background(plan.background.rows, weights))
+        task = _Task.of(model, FACTS, own)
+        with frozen_parameters(model), torch.enable_grad():
+            found.append(task._text(task.texts, 1.0, columns))
+    assert found[0] == pytest.approx(0, abs=1e-4) and found[1] > 0.1
+
+
+def test_every_batch_of_a_comparison_is_held_to_the_weights_before_the_first(
+    model, monkeypatch
+) -> None:
+    pristine = model.down_projection(1).parameter.detach().clone()
+    seen, plan_of = [], arms.plan_for
+
+    def watched(*arguments: Any, **named: Any) -> Plan:
+        plan = plan_of(*arguments, **named)
+        assert plan.background is not None
+        seen.extend(plan.background.weights.values())
+        return plan
+
+    monkeypatch.setattr(arms, "plan_for", watched)
+    cases = [Case(fact) for fact in CONTROL]
+    compare_methods(model, cases, ["memit"], batch_size=2, layers=[1], refine=True)
+    assert len(seen) == 2 and all(torch.equal(weight, pristine) for weight in seen)
+
+
+def test_earlier_facts_that_are_meant_no_more_are_no_targets(model) -> None:
+    first, second = FACTS[0], replace(FACTS[0], new_object="Apple")
+    other = replace(FACTS[0], prompt="Anyone who wants to see {} has to go to")
+    plan = refining(model, FACTS[1:2], (1,), earlier=[first, second])
+    assert len(_Task.of(model, FACTS[1:2], plan).earlier) == 1
+    plan = refining(model, [other], (1,), earlier=[first, FACTS[1]])
+    assert len(_Task.of(model, [other], plan).earlier) == 1
+
+
+@pytest.mark.parametrize(("method", "settings"), [("rome", None), ("memit", "published")])
+def test_a_refinement_that_can_not_be_had_is_told(model, method, settings) -> None:
+    with pytest.raises(EditclError, match="be refined with these settings"):
+        editcl.edit_csv(
+            model, list(FACTS), method=method, settings=settings, layers=[1], refine=True
+        )
+    assert not len(model.log)

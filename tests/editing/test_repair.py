@@ -44,8 +44,12 @@ def test_no_more_than_the_batch_has_the_least_said_first(embedded) -> None:
     whole = lost_facts(embedded, known, batches.FACTS)
     said = [embedded.score([_sentence(f)]).log_prob.item() for f in whole]
     assert len(whole) == 3 and said == sorted(said)
-    assert lost_facts(embedded, known, [SAID]) != [] and len(whole[:1]) == 1
     assert lost_facts(embedded, known, batches.FACTS[:2]) == whole[:2]
+
+
+def test_what_was_repaired_twice_is_given_up(embedded) -> None:
+    assert lost_facts(embedded, [LOST] * 3, [OTHER]) == [LOST]
+    assert lost_facts(embedded, [LOST] * 4, [OTHER]) == []
 
 
 def _sentence(fact: Fact) -> object:
@@ -75,8 +79,14 @@ def test_a_lost_fact_is_edited_again_in_the_next_entry_and_rolls_back_with_it(
     assert second.facts == (facts[2], facts[0])
     assert second.details["repaired"] == 1 and first.details["repaired"] == 0
     assert [row.index for row in report.rows] == [0, 1, 0]
-    model.log.rollback(facts[0])
+    model.log.rollback((first, 0))
     assert model.log.active_facts(first) == (False, True)
+    assert model.log.active_facts(second) == (True, False)
+    model.log.reapply(facts[0])
+    model.log.rollback(second)
+    assert model.log.active_facts(first) == (True, True)
+    model.log.reapply(second)
+    model.log.rollback(first)
     assert model.log.active_facts(second) == (True, False)
     model.log.rollback("all")
     assert batches.state(model) == before
