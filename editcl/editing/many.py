@@ -126,8 +126,8 @@ def edit_csv(
     )
     if refine and way.refinement is None:
         raise EditclError(
-            f"{method} can't be refined with these settings; memit, alphaedit and emmet can, but not "
-            "with the published ones. Leave refine out."
+            f"{method} can't be refined with these settings; memit, alphaedit and emmet can, but "
+            "not with the published ones. Leave refine out."
         )
     before = probabilities(model, [one.fact for one in settled])
     size = 1 if way.editor.single else batch_size or max(1, len(todo))
