@@ -344,7 +344,8 @@ class EditLog:
 
         Args:
             what: an edit, a skill, or the id of one; the name of a task; a Fact (wherever it is
-                active); a pair (edit, index of the fact); a list of these; or "all".
+                active); a pair (edit, index of the fact); a list of these; or "all". What later
+                batches repaired of these facts goes with them.
             remeasure: measure the active facts that were solved with this one present (the others
                 of its entry, and later entries) before and after, and report those that weakened;
                 of more than 64 an even sample.
