@@ -198,8 +198,8 @@ def decided(one: Measured, kind: str, confidence: float = 0.9, items: float = 20
 ROWS = (
     decided(measured("a", "kinds", BY_HEART, GOOD), "train", 0.9),
     decided(measured("b", "codes", GOOD, BY_HEART, items=10), "edit", 0.8),
-    decided(measured("c", "few_flags", BY_HEART, GOOD, items=5), "train", 0.7),
-    decided(measured("d", "rooms", GOOD, BY_HEART, items=30), "train", 0.6),
+    decided(measured("c", "turns", BY_HEART, GOOD, items=5), "train", 0.7),
+    decided(measured("d", "interviews", GOOD, BY_HEART, items=30), "train", 0.6),
 )
 
 
