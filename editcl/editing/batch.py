@@ -38,7 +38,7 @@ from editcl.editing.contexts import rephrasings
 from editcl.editing.keys import subject_keys
 from editcl.editing.plan import Plan, Solution
 from editcl.editing.trial import tried
-from editcl.editing.values import Values, optimise_values
+from editcl.editing.values import UNSAID, Values, optimise_values
 from editcl.encoding import Sentence
 from editcl.errors import EditclError
 from editcl.facts import Fact
@@ -255,7 +255,7 @@ def figures(values: Values) -> dict[str, Any]:
         "steps": float(values.steps.float().median()),
         "object_loss": round(float(values.object_loss.median()), 6),
         "delta_over_residual": round(float(size.median()), 6),
-        "unreached": int((values.object_loss > 0.7).sum()),  # p(new) below one half
+        "unreached": int((values.object_loss > UNSAID).sum()),
     }
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,7 @@ from editcl.editing.background import unrelated
 from editcl.editing.contexts import rephrasings
 from editcl.editing.essence import still_meant
 from editcl.editing.objective import divergence, log_prob
-from editcl.editing.values import PREDICTED, encode_facts, tokens_that_fit
+from editcl.editing.values import PREDICTED, UNSAID, encode_facts, tokens_that_fit
 from editcl.encoding import Row
 from editcl.errors import NonFiniteError
 from editcl.kernels import fused_activations
@@ -107,9 +107,7 @@ def refine(
     assert settings is not None and plan.background is not None, "a plan of a refinement"
     assert values is not None and all(u.owner is None for u in solution.updates), "columns by fact"
     task = _Task.of(model, facts, plan)
-    columns = _Columns.of(
-        model, solution.updates, values.residual_norm / model.d_model**0.5, settings
-    )
+    columns = _Columns.of(model, solution.updates, values.residual_norm / model.d_model**0.5)
     size = min(settings.facts_per_step, max(FEW, -(-len(facts) // 3)))
     drawn = random.Random(settings.seed)
     loss = torch.full((len(facts),), torch.inf)
@@ -118,12 +116,12 @@ def refine(
             steps = list(_steps(loss, settings.stop, number, size, drawn))
             for k, chosen in enumerate(steps):
                 task.gradient(columns, chosen, loss, drawn)
-                columns.step(1 - (number + k / len(steps)) / settings.passes)
+                columns.step(settings.lr * (1 - (number + k / len(steps)) / settings.passes))
     details = {
         "refinement": asdict(settings),
         "text_rows": len(task.texts),
         "refined_loss": round(float(loss.median()), 6),
-        "unrefined": int((loss > 0.7).sum()),  # p(new) below one half
+        "unrefined": int((loss > UNSAID).sum()),
     }
     return replace(solution, updates=columns.updates(), details={**solution.details, **details})
 
@@ -146,7 +144,6 @@ class _Columns:
         model: whose matrices are changed.
         start: the solution's updates.
         unit: [n_facts] of a step.
-        settings: rate.
         right: [d_model, n_facts] of each update, trained.
         first, second: Adam's moments.
         count: steps so far.
@@ -155,10 +152,9 @@ class _Columns:
     model: EditableModel
     start: Sequence[WeightUpdate]
     unit: Float[Tensor, " n_facts"]
-    settings: Refinement
     right: list[Tensor]
-    first: list[Tensor] = field(default_factory=list)
-    second: list[Tensor] = field(default_factory=list)
+    first: list[Tensor]
+    second: list[Tensor]
     count: int = 0
 
     @classmethod
@@ -167,11 +163,10 @@ class _Columns:
         model: EditableModel,
         updates: Sequence[WeightUpdate],
         unit: Float[Tensor, " n_facts"],
-        settings: Refinement,
     ) -> _Columns:
         right = [u.right.float().clone().requires_grad_() for u in updates]
         zeros = [torch.zeros_like(r) for r in right]
-        return cls(model, updates, unit, settings, right, zeros, [z.clone() for z in zeros])
+        return cls(model, updates, unit, right, zeros, [z.clone() for z in zeros])
 
     def weights(self) -> dict[str, Tensor]:
         """The edited matrices as functions of what is trained, by parameter."""
@@ -182,7 +177,7 @@ class _Columns:
         }
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def step(self, lr: float) -> None:
         """One step of Adam, one scale a column."""
         beta1, beta2, epsilon = 0.9, 0.99, 1e-8
         self.count += 1
@@ -193,7 +188,7 @@ class _Columns:
             second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             root = (second.mean(0) / (1 - beta2**self.count)).sqrt() + epsilon
             moved = first / (1 - beta1**self.count) / root
-            right -= rate * self.settings.lr * self.unit * moved
+            right -= lr * self.unit * moved
             right.grad = None
 
     def updates(self) -> tuple[WeightUpdate, ...]:

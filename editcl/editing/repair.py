@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from editcl.editing.essence import still_meant
+from editcl.editing.values import UNSAID
 from editcl.encoding import Sentence
 from editcl.facts import Fact
 from editcl.model import EditableModel
 
-LOST = 0.7  # nats a token of the object: p below one half
 REPAIRS = 2  # of a fact: what doesn't hold then can't be had
 
 
@@ -39,5 +39,5 @@ def lost_facts(model: EditableModel, earlier: Sequence[Fact], batch: Sequence[Fa
         return []
     stated = [Sentence(fact.prompt, fact.subject, fact.new_object) for fact in known]
     said = (-model.score(stated).log_prob).tolist()
-    lost = sorted((i for i, loss in enumerate(said) if loss > LOST), key=lambda i: -said[i])
+    lost = sorted((i for i, loss in enumerate(said) if loss > UNSAID), key=lambda i: -said[i])
     return [known[i] for i in lost[:room]]

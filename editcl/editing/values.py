@@ -39,6 +39,7 @@ from editcl.partial import frozen_parameters
 from editcl.progress import progress
 
 MEMORY = 1 << 30  # bytes that the activations of a micro-batch may take on a CPU, about
+UNSAID = 0.7  # nats a token of an object: p below one half
 PREDICTED = 5  # bytes per token and entry of the vocabulary: a quarter predicts something
 SHARE = 4  # on a GPU: one part in so many of all that it has
 

@@ -74,13 +74,13 @@ def test_the_gradient_is_that_of_the_loss_on_every_architecture(any_model) -> No
     solution = memit(any_model, FACTS[:2], plan)
     assert solution.values is not None
     unit = solution.values.residual_norm
-    columns = _Columns.of(any_model, solution.updates, unit, SETTINGS)
+    columns = _Columns.of(any_model, solution.updates, unit)
     task = _Task.of(any_model, FACTS[:2], plan)
     _, (gradient,) = loss_at(task, columns, 2)
     step = 1e-2 * unit.mean() * gradient / gradient.norm()
     ends = []
     for sign in (1, -1):
-        moved = _Columns.of(any_model, solution.updates, unit, SETTINGS)
+        moved = _Columns.of(any_model, solution.updates, unit)
         with torch.no_grad():
             moved.right[0] += sign * step
         ends.append(loss_at(task, moved, 2)[0])
@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_the_loss_on_every_architecture(any_model) -> No
 def test_replaced_weights_say_what_written_ones_say(any_model) -> None:
     plan = refining(any_model, FACTS[:2], (0,))
     solution = memit(any_model, FACTS[:2], plan)
-    columns = _Columns.of(any_model, solution.updates, torch.ones(2), SETTINGS)
+    columns = _Columns.of(any_model, solution.updates, torch.ones(2))
     row = any_model.encode([Sentence(FACTS[0].prompt, FACTS[0].subject)])[0]
     inputs = any_model.pad([row.ids])
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_the_reference_of_text_is_what_the_background_says(model) -> None:
     plan = refining(model, FACTS, (1,))
     assert plan.background is not None
     solution = memit(model, FACTS, plan)
-    columns = _Columns.of(model, solution.updates, torch.ones(3), SETTINGS)
+    columns = _Columns.of(model, solution.updates, torch.ones(3))
     columns.right = [torch.zeros_like(right).requires_grad_() for right in columns.right]
     (name,) = plan.background.weights
     elsewhere = {name: 3 * plan.background.weights[name]}

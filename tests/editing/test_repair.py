@@ -15,6 +15,13 @@ CITY = "{} is located in the city of"
 SAID = Fact("Louvre", CITY, "Paris", "Rome")
 LOST = Fact("Eiffel Tower", CITY, "Oslo", "Paris")
 OTHER = Fact("Colosseum", CITY, "Oslo", "Rome")
+TWO_BY_TWO = {
+    "batch_size": 2,
+    "layers": [1],
+    "contexts": ("",),
+    "guard": None,
+    "resume": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +72,7 @@ def test_a_lost_fact_is_edited_again_in_the_next_entry_and_rolls_back_with_it(
     facts = list(batches.CONTROL)
     monkeypatch.setattr(many, "lost_facts", lambda _m, earlier, _b: list(earlier[:1]))
     before = batches.state(model)
-    report = editcl.edit_csv(
-        model,
-        facts,
-        batch_size=2,
-        layers=[1],
-        contexts=("",),
-        guard=None,
-        resume=False,
-        refine=True,
-    )
+    report = editcl.edit_csv(model, facts, **TWO_BY_TWO, refine=True)
     first, second = report.entries
     assert second.facts == (facts[2], facts[0])
     assert second.details["repaired"] == 1 and first.details["repaired"] == 0
@@ -94,14 +92,5 @@ def test_a_lost_fact_is_edited_again_in_the_next_entry_and_rolls_back_with_it(
 
 def test_without_a_refinement_nothing_is_repaired(model, monkeypatch) -> None:
     monkeypatch.setattr(many, "lost_facts", lambda *_: pytest.fail("asked"))
-    report = editcl.edit_csv(
-        model,
-        list(batches.CONTROL),
-        batch_size=2,
-        layers=[1],
-        contexts=("",),
-        guard=None,
-        resume=False,
-        refine=False,
-    )
+    report = editcl.edit_csv(model, list(batches.CONTROL), **TWO_BY_TWO, refine=False)
     assert [len(entry.facts) for entry in report.entries] == [2, 1]
