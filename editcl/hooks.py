@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from editcl.architecture import ModuleMap
@@ -87,6 +88,35 @@ def run_at(module: nn.Module, at: tuple[Tensor, Tensor]) -> Iterator[None]:
             return None
         out = output.new_zeros(*whole.pop().shape[:2], output.shape[-1])
         return out.index_put(at, output[0])
+
+    before = module.register_forward_pre_hook(narrow, with_kwargs=True)
+    after = module.register_forward_hook(widen)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+@contextmanager
+def held_behind(module: nn.Module, held: Tensor) -> Iterator[None]:
+    """A module runs at each row's first position alone; behind it its output is what is held.
+
+    Args:
+        module: treats each position by itself. Calls with anything but one tensor
+            [n_rows, n_tokens, d] are left as they are.
+        held: [n_rows, n_tokens - 1, d_out].
+    """
+    narrowed: list[bool] = []
+
+    def narrow(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) != 1 or kwargs or args[0].ndim != 3:
+            return None
+        narrowed.append(True)
+        return (args[0][:, :1],), kwargs
+
+    def widen(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+        return torch.cat([output, held], dim=1) if narrowed and narrowed.pop() else None
 
     before = module.register_forward_pre_hook(narrow, with_kwargs=True)
     after = module.register_forward_hook(widen)

@@ -1,7 +1,7 @@
 """What makes passes from the middle of a sentence cheap inside an untouched Hugging Face model.
 
-A key-value cache layer that many rows share, and one kernel in place of eight for GPT-2's
-activation. Both are exact. This module knows nothing of cells.
+A key-value cache layer that many rows share, one kernel in place of eight for GPT-2's activation,
+and plain attention for few queries. All are exact. This module knows nothing of cells.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicLayer
 
@@ -67,6 +68,21 @@ def fused_activations(hf: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.__dict__.pop("forward", None)
+
+
+@contextmanager
+def small_attention(hf: PreTrainedModel) -> Iterator[None]:
+    """Attention of few queries by plain products of matrices on a CPU, where the fused kernel costs
+    as much for a handful of positions as for many; the same but for rounding."""
+    before = hf.config._attn_implementation
+    switched = before == "sdpa" and hf.device.type == "cpu"
+    try:
+        if switched:
+            hf.set_attn_implementation("eager")
+        yield
+    finally:
+        if switched:
+            hf.set_attn_implementation(before)
 
 
 def _gelu(x: Tensor) -> Tensor:

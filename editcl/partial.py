@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,9 +20,11 @@ from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from editcl.encoding import pad
+from editcl.hooks import held_behind
 from editcl.model import EditableModel, Hook
 
 Ids: TypeAlias = tuple[int, ...]
@@ -42,6 +45,8 @@ class SuffixRun:
         residual: [n_rows, n_suffix, d_model] residual stream in front of that block.
         inputs: ids of the suffix, mask of the whole rows, positions of the suffix.
         prefix: key-value cache of the positions before the starts; None if there are none.
+        held: by name, what linear maps of that block give behind the starts, [n_rows, n_suffix - 1,
+            d]: those that read each position by itself before attention mixes them.
     """
 
     model: EditableModel
@@ -49,6 +54,7 @@ class SuffixRun:
     residual: Float[Tensor, "n_rows n_suffix d_model"]
     inputs: dict[str, Tensor]
     prefix: Any | None
+    held: dict[str, Tensor]
 
     @classmethod
     def prepare(
@@ -73,10 +79,12 @@ class SuffixRun:
         with torch.no_grad():
             mask, prefix = _prefixes(model, before, max(map(len, after)))
         inputs, _ = behind(model, mask, after)
-        run = cls(model, 0, torch.empty(0, 0, 0), inputs, prefix)
+        run = cls(model, 0, torch.empty(0, 0, 0), inputs, prefix, {})
         name = f"blocks.{layer}.hook_resid_pre"
         found = model.activations(inputs, [name, *names], cache=run._cache())
-        return replace(run, layer=layer, residual=found.pop(name)), found
+        run = replace(run, layer=layer, residual=found.pop(name))
+        given = run._linear_outputs(reading_alone(model, layer))
+        return replace(run, held={path: out[:, 1:].clone() for path, out in given.items()}), found
 
     def logits(
         self,
@@ -99,6 +107,8 @@ class SuffixRun:
             residual = torch.cat([start[:, None], residual[:, 1:]], dim=1)
         with ExitStack() as stack:
             stack.enter_context(self.model.start_at(self.layer, residual))
+            for path, held in self.held.items():
+                stack.enter_context(held_behind(self.model.hf.get_submodule(path), held))
             if narrow:
                 stack.enter_context(self.model.narrowed(at))
             return self.model.forward(self.inputs, at=at, cache=self._cache())[0]
@@ -107,7 +117,31 @@ class SuffixRun:
         """The same run with some of the rows."""
         prefix = None if self.prefix is None else selected(self.prefix, index)
         inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
-        return replace(self, residual=self.residual[index], inputs=inputs, prefix=prefix)
+        held = {path: tensor[index] for path, tensor in self.held.items()}
+        return replace(
+            self, residual=self.residual[index], inputs=inputs, prefix=prefix, held=held
+        )
+
+    def _linear_outputs(self, paths: Sequence[str]) -> dict[str, Tensor]:
+        """What modules of the first block that is run give, where that is [n_rows, n_suffix, d]."""
+        found: dict[str, Tensor] = {}
+
+        def save(path: str, output: Any) -> None:
+            if isinstance(output, Tensor) and output.shape[:2] == self.residual.shape[:2]:
+                found[path] = output
+
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self.model.start_at(self.layer, self.residual))
+            for path in paths:
+                handle = self.model.hf.get_submodule(path).register_forward_hook(
+                    lambda _module, _args, output, path=path: save(path, output)
+                )
+                stack.callback(handle.remove)
+            if paths:
+                stack.enter_context(self.model.stop_before(self.layer + 1))
+                self.model.forward(self.inputs, cache=self._cache())
+        return found
 
     def _cache(self) -> Any:
         """The cache of one run; a shallow copy, since layers reassign what they hold."""
@@ -129,11 +163,41 @@ def _prefixes(
     mask, cache = _further(model, mask, None, names)
     number = {name: i for i, name in enumerate(names)}
     at = torch.tensor([number[row[: heads[row]]] for row in distinct], device=model.device)
-    cache = None if cache is None else selected(cache, at)
-    mask, cache = _further(model, mask[at], cache, [row[heads[row] :] for row in distinct])
-    number = {row: i for i, row in enumerate(distinct)}
+    pieces = [row[heads[row] :] for row in distinct]
+    chosen = [list(range(len(pieces)))]
+    if _gap_allowed(model, mask.shape[1] + max(map(len, pieces)) + n_suffix):
+        chosen = list(by_length(model, list(map(len, pieces))))
+    found = []
+    for some in chosen:
+        own = at[some]
+        there = None if cache is None else selected(cache, own)
+        found.append(_further(model, mask[own], there, [pieces[i] for i in some]))
+    mask, cache = found[0] if len(found) == 1 else _under_each_other(found)
+    number = {distinct[i]: n for n, i in enumerate(i for some in chosen for i in some)}
     at = torch.tensor([number[row] for row in rows], device=model.device)
     return mask[at], None if cache is None else selected(cache, at)
+
+
+def _under_each_other(found: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+    """Masks and caches of several sets of rows as those of one set, padded at the left."""
+    width = max(mask.shape[1] for mask, _ in found)
+    whole = _shallow(next(cache for _, cache in found if cache is not None))
+
+    def padded(rows: Tensor, dim: int) -> Tensor:
+        shape = list(rows.shape)
+        shape[dim] = width - shape[dim]
+        return torch.cat([rows.new_zeros(shape), rows], dim)
+
+    for i, layer in enumerate(whole.layers):
+        shape = layer.keys.shape[1], 0, layer.keys.shape[3]
+        none = [layer.keys.new_zeros(len(mask), *shape) for mask, _ in found]
+        own = [n if cache is None else cache.layers[i].keys for n, (_, cache) in zip(none, found)]
+        layer.keys = torch.cat([padded(keys, 2) for keys in own])
+        own = [n if cache is None else cache.layers[i].values for n, (_, cache) in zip(none, found)]
+        layer.values = torch.cat([padded(values, 2) for values in own])
+        if hasattr(layer, "cumulative_length"):  # those with a sliding window count what they saw
+            layer.cumulative_length = width
+    return torch.cat([padded(mask, 1) for mask, _ in found]), whole
 
 
 def _further(
@@ -176,6 +240,36 @@ def adds_what_it_writes(model: EditableModel, layer: int) -> bool:
         error = (after - before - shift)[0, -1].float().norm() / shift.float().norm()
         model.memo[memo] = float(error) < 0.1  # in 16 bits the sum is rounded
     return bool(model.memo[memo])
+
+
+def reading_alone(model: EditableModel, layer: int) -> tuple[str, ...]:
+    """The linear maps of a block's attention that read each position by itself: those of queries,
+    keys and values, not that of the output.
+
+    Found by trying it, once: what is the same to the last bit after the first position was changed.
+    """
+    memo = f"reading-alone-{layer}"
+    if memo not in model.memo:
+        inputs = model.pad([[model.pad_id] * 3] * 2)
+        name = f"blocks.{layer}.hook_resid_pre"
+        residual = model.activations(inputs, [name])[name]
+        run = SuffixRun(model, layer, residual, inputs, None, {})
+        root = model.map.path(f"blocks.{layer}.attn")
+        paths = [
+            path
+            for path, module in model.hf.named_modules()
+            if root is not None
+            and path.startswith(f"{root}.")
+            and isinstance(module, nn.Linear | Conv1D)
+        ]
+        before = run._linear_outputs(paths)
+        moved = torch.cat([residual[:, :1].flip(-1) + 1, residual[:, 1:]], dim=1)
+        after = replace(run, residual=moved)._linear_outputs(paths)
+        model.memo[memo] = tuple(
+            path for path in before if torch.equal(before[path][:, 1:], after[path][:, 1:])
+        )
+    found: tuple[str, ...] = model.memo[memo]
+    return found
 
 
 @contextmanager
@@ -272,6 +366,33 @@ def _gap_allowed(model: EditableModel, width: int) -> bool:
         return False
     windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
     return width <= min([model.max_tokens, *(w for w in windows if w)])
+
+
+def by_length(
+    model: EditableModel, lengths: Sequence[int], width: int = 0, tokens_per_batch: float = math.inf
+) -> Iterator[list[int]]:
+    """Indices of pieces by length: padded tokens bounded, and no more padding than a pass costs.
+
+    Args:
+        model: that runs them.
+        lengths: tokens of each piece.
+        width: tokens of the cache in front of each piece, which count as padded tokens, but not as
+            padding.
+        tokens_per_batch: padded tokens that are run at once.
+    """
+    bearable = pass_costs(model)
+    group: list[int] = []
+    padding = 0
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        more = len(group) * (lengths[i] - lengths[group[-1]]) if group else 0
+        full = (width + lengths[i]) * (len(group) + 1) > tokens_per_batch
+        if group and (full or padding + more > bearable):
+            yield group
+            group, padding, more = [], 0, 0
+        group.append(i)
+        padding += more
+    if group:
+        yield group
 
 
 def pass_costs(model: EditableModel) -> int:

@@ -12,7 +12,7 @@ from transformers import MptConfig, MptForCausalLM
 import editcl
 from editcl import partial
 from editcl.model import EditableModel
-from editcl.partial import SuffixRun, shared_heads
+from editcl.partial import SuffixRun, reading_alone, shared_heads
 
 #: Rows that begin alike, one of which is there twice, and one without anything in front.
 ROWS = [
@@ -70,11 +70,21 @@ def test_what_rows_share_is_run_once(model, monkeypatch) -> None:
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(partial, "pass_costs", lambda _: 0)
+    reading_alone(model, 1)  # tries once what it says
     monkeypatch.setattr(model.hf, "forward", counting)
     rows = [(*range(10, 30), 100 + i, 5, 6) for i in range(8)]
     SuffixRun.prepare(model, rows + rows, [21] * 16, 1)
-    # The head, what is each row's own in front of its start (once), and the suffixes (twice).
-    assert counted == [20, 8, 16 * 2]
+    # The head, what is each row's own in front of its start (once), the suffixes (twice), and the
+    # first block of them again, for what it holds.
+    assert counted == [20, 8, 16 * 2, 16 * 2]
+
+
+def test_queries_keys_and_values_read_each_position_by_itself(any_model) -> None:
+    for layer in (0, any_model.n_layers - 1):
+        found = reading_alone(any_model, layer)
+        assert found and len(found) in (1, 3)
+        out = any_model.map.path(f"blocks.{layer}.attn.o")
+        assert out is not None and out not in found
 
 
 def test_models_that_count_padding_see_no_gap(tokenizer, monkeypatch) -> None:

@@ -207,8 +207,12 @@ class Objective:
         stream at the start."""
         names = [self.sites[0], f"blocks.{self.layer}.hook_resid_post"]
         rows = [batch.rows[i] for i in own]
-        ids = [row.ids[:-1] if row.n_target else row.ids for row in rows]
         starts = [row.subject_last for row in rows]
+        # Nothing behind the last prediction is run.
+        ids = [
+            row.ids[:-1] if row.n_target else row.ids[: None if at_end else row.subject_last + 1]
+            for row in rows
+        ]
         worth = GPU_PART if self.model.device.type == "cuda" else PART
         parts = []
         for chosen in _alike([len(i) - s for i, s in zip(ids, starts, strict=True)], worth):
@@ -348,14 +352,13 @@ class Objective:
 def _alike(lengths: Sequence[int], worth: int) -> Iterable[list[int]]:
     """Indices in parts of about one length, so that little is run on padding.
 
-    A part is begun where the next length is a quarter above the part's first and the part has the
-    tokens that are worth a pass.
+    A part is begun where the length changes and the part has the tokens that are worth a pass.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     part: list[int] = []
     for i in order:
         enough = len(part) * (lengths[part[0]] if part else 0) >= worth
-        if enough and lengths[i] > 1.25 * lengths[part[0]]:
+        if enough and lengths[i] > lengths[part[0]]:
             yield sorted(part)
             part = []
         part.append(i)

@@ -33,7 +33,7 @@ from editcl.editing.resume import Checkpoint
 from editcl.encoding import Row, Sentence
 from editcl.errors import EditclError, NonFiniteError
 from editcl.facts import Fact
-from editcl.kernels import fused_activations
+from editcl.kernels import fused_activations, small_attention
 from editcl.model import EditableModel, micro_batches
 from editcl.partial import frozen_parameters
 from editcl.progress import progress
@@ -167,7 +167,7 @@ def optimise_values(
     parts: dict[int, Values] = {}
     budget = tokens_per_batch or tokens_that_fit(model, layer)
     chunks = list(micro_batches(cost, budget))
-    with frozen_parameters(model), fused_activations(model.hf):
+    with frozen_parameters(model), fused_activations(model.hf), small_attention(model.hf):
         for number, chosen in enumerate(progress(chunks, "values")):
             found = checkpoint.read(number) if checkpoint is not None else None
             n_facts = sum(len(together[g]) for g in chosen)

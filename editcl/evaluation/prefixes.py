@@ -27,7 +27,7 @@ from torch import Tensor
 from editcl.encoding import Row
 from editcl.kernels import fused_activations
 from editcl.model import EditableModel
-from editcl.partial import Ids, behind, heads_worth_sharing, pass_costs, selected
+from editcl.partial import Ids, behind, by_length, heads_worth_sharing, selected
 
 
 @dataclass
@@ -100,7 +100,7 @@ def _follow(
                 tails[i] = (n, tail)
         longer = list(tails)
         lengths = [len(tails[i][1]) for i in longer]
-        for group in _batches(model, lengths, state.mask.shape[1], tokens_per_batch):
+        for group in by_length(model, lengths, state.mask.shape[1], tokens_per_batch):
             chosen = [longer[g] for g in group]
             run = [tails[i][1] for i in chosen]
             at = index[[tails[i][0] for i in chosen]]
@@ -151,7 +151,7 @@ def _prompts(
     plain = by_head.pop((), [])
     names = list(by_head)
     batches: list[tuple[list[Ids], list[Ids]]] = [([], plain)] if plain else []
-    for chosen in _batches(model, list(map(len, names)), 0, tokens_per_batch):
+    for chosen in by_length(model, list(map(len, names)), 0, tokens_per_batch):
         some = [names[i] for i in chosen]
         batches.append((some, [prompt for head in some for prompt in by_head[head]]))
     for some, prompts in batches:
@@ -159,35 +159,13 @@ def _prompts(
         row = {head: n for n, head in enumerate(some)}
         width = max(map(len, some), default=0)
         rests = [prompt[heads[prompt] :] for prompt in prompts]
-        for chosen in _batches(model, list(map(len, rests)), width, tokens_per_batch):
+        for chosen in by_length(model, list(map(len, rests)), width, tokens_per_batch):
             own = [prompts[i] for i in chosen]
             index = None
             if state is not None:
                 index = torch.tensor([row[p[: heads[p]]] for p in own], device=model.device)
             there, logits = _step(model, state, index, [rests[i] for i in chosen], last_only=True)
             yield own, torch.arange(len(own), device=model.device), there, logits[:, -1]
-
-
-def _batches(
-    model: EditableModel, lengths: Sequence[int], width: int, tokens_per_batch: int
-) -> Iterator[list[int]]:
-    """Indices of pieces by length: padded tokens bounded, and no more padding than a pass costs.
-
-    `width` tokens of the cache in front of each piece count as padded tokens, but not as padding.
-    """
-    bearable = pass_costs(model)
-    group: list[int] = []
-    padding = 0
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        more = len(group) * (lengths[i] - lengths[group[-1]]) if group else 0
-        full = (width + lengths[i]) * (len(group) + 1) > tokens_per_batch
-        if group and (full or padding + more > bearable):
-            yield group
-            group, padding, more = [], 0, 0
-        group.append(i)
-        padding += more
-    if group:
-        yield group
 
 
 def _extend(

@@ -46,8 +46,7 @@ def naive(model: EditableModel, row: Row) -> tuple[list[float], list[bool], list
 def test_every_target_has_the_numbers_of_a_forward_pass_of_its_own(
     any_model, monkeypatch, tokens_per_batch: int
 ) -> None:
-    for module in (prefixes, partial):  # share and split all that can be
-        monkeypatch.setattr(module, "pass_costs", lambda _: 2)
+    monkeypatch.setattr(partial, "pass_costs", lambda _: 2)
     rows = made_rows()
     for row, found in zip(
         rows, follow(any_model, rows, tokens_per_batch=tokens_per_batch), strict=True
@@ -68,8 +67,7 @@ def test_fewer_tokens_are_run_than_there_are(model, monkeypatch) -> None:
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(model.hf, "forward", counting)
-    for module in (prefixes, partial):
-        monkeypatch.setattr(module, "pass_costs", lambda _: 0)
+    monkeypatch.setattr(partial, "pass_costs", lambda _: 0)
     rows = made_rows(200)
     follow(model, rows, tokens_per_batch=4096)
     assert sum(counted) < 0.7 * sum(len(row.ids) for row in rows)
@@ -93,8 +91,7 @@ def test_greedy_says_no_token_that_generation_suppresses(model) -> None:
 
 def test_windows_smaller_than_the_text_are_left_alone(tokenizer, monkeypatch) -> None:
     """Positions hidden between head and rest would count as part of a sliding window."""
-    for module in (prefixes, partial):  # padding, and heads worth sharing
-        monkeypatch.setattr(module, "pass_costs", lambda _: 40)
+    monkeypatch.setattr(partial, "pass_costs", lambda _: 40)
     model = editcl.wrap(tiny.build("mistral", sliding_window=4), tokenizer)
     rows = made_rows(200)
     for row, found in zip(rows, follow(model, rows, tokens_per_batch=1000), strict=True):
