@@ -118,9 +118,7 @@ class SuffixRun:
         prefix = None if self.prefix is None else selected(self.prefix, index)
         inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
         held = {path: tensor[index] for path, tensor in self.held.items()}
-        return replace(
-            self, residual=self.residual[index], inputs=inputs, prefix=prefix, held=held
-        )
+        return replace(self, residual=self.residual[index], inputs=inputs, prefix=prefix, held=held)
 
     def _linear_outputs(self, paths: Sequence[str]) -> dict[str, Tensor]:
         """What modules of the first block that is run give, where that is [n_rows, n_suffix, d]."""
@@ -191,9 +189,15 @@ def _under_each_other(found: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, Any]
     for i, layer in enumerate(whole.layers):
         shape = layer.keys.shape[1], 0, layer.keys.shape[3]
         none = [layer.keys.new_zeros(len(mask), *shape) for mask, _ in found]
-        own = [n if cache is None else cache.layers[i].keys for n, (_, cache) in zip(none, found)]
+        own = [
+            n if cache is None else cache.layers[i].keys
+            for n, (_, cache) in zip(none, found, strict=True)
+        ]
         layer.keys = torch.cat([padded(keys, 2) for keys in own])
-        own = [n if cache is None else cache.layers[i].values for n, (_, cache) in zip(none, found)]
+        own = [
+            n if cache is None else cache.layers[i].values
+            for n, (_, cache) in zip(none, found, strict=True)
+        ]
         layer.values = torch.cat([padded(values, 2) for values in own])
         if hasattr(layer, "cumulative_length"):  # those with a sliding window count what they saw
             layer.cumulative_length = width

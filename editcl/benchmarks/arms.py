@@ -7,22 +7,13 @@ specificity that of catalogue facts about other subjects which the model still g
 of the cross-entropy of plain sentences. Every prompt goes where the Learner's inference sends it;
 no task is told. An arm is learnt by a Learner and rolled back.
 
-What only repeats the items has learnt nothing that the file they came from doesn't hold, word for
-word. So an arm whose held-out share isn't at least MARGIN above what doing nothing gets is worth
-
-    utility - (success - success of the base model)
-
-and doing nothing (to abstain)
-
-    success of the base + max(held-out share of the base, of the commonest answer) + 1 + MARGIN
-
-The best of these is the task's label. Knows nothing of routing.
+Doing nothing (to abstain) is worth what the base model gets by itself, at no cost. The best of
+these is the task's label. Knows nothing of routing.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -49,9 +40,6 @@ COST = 0.1
 #: Edits as a Learner makes them, but for fewer texts in front of the prompts: on four tasks shares
 #: within 0.05 of those with all texts, in about 0.7 of the processor time.
 EDITS = EditSettings(contexts=DEFAULT_CONTEXTS[:3])
-#: About twice the standard error of the difference of two shares of JUDGED items (0.22 where both
-#: are one half, 0.13 at one tenth): what is nearer to doing nothing can't be told from it.
-MARGIN = 0.2
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,6 @@ class Measured:
         task, family, kind: of the posed task.
         items: how many it has.
         base: the model without any of it.
-        constant: share of the held-out items that the commonest answer of the items gets.
         arms: by name; those that were possible.
         refused: by name, why an arm was not possible.
     """
@@ -96,25 +83,14 @@ class Measured:
     kind: str
     items: int
     base: Arm
-    constant: float
     arms: Mapping[str, Arm]
     refused: Mapping[str, str]
 
     def utilities(self) -> dict[str, float]:
         """What each arm that was possible is worth, and abstaining."""
         total = sum(arm.seconds for arm in self.arms.values())
-        found = {name: self.worth(arm, total) for name, arm in self.arms.items()}
-        return found | {ABSTAIN: self.base.success + self._carried + 1 + MARGIN}
-
-    def worth(self, arm: Arm, all_seconds: float) -> float:
-        """By the module's equations."""
-        learnt = arm.generalisation >= self._carried + MARGIN
-        return arm.utility(all_seconds) - (0 if learnt else arm.success - self.base.success)
-
-    @property
-    def _carried(self) -> float:
-        """The held-out share that is to be had without learning anything."""
-        return max(self.base.generalisation, self.constant)
+        found = {name: arm.utility(total) for name, arm in self.arms.items()}
+        return found | {ABSTAIN: self.base.utility(0.0)}
 
     @property
     def label(self) -> str:
@@ -125,7 +101,7 @@ class Measured:
     def utility_of(self, kind: str) -> float:
         """What a decision is worth; one that can't be carried out leaves the model as it is."""
         found = self.utilities()
-        return found.get(kind, found[ABSTAIN] - MARGIN)
+        return found.get(kind, found[ABSTAIN])
 
     def regret(self, kind: str) -> float:
         """How much less than the best a decision is worth."""
@@ -167,15 +143,12 @@ def measure(model: EditableModel, posed: Posed, *, seed: int = 0) -> Measured:
             arms[name] = judge.arm(name, seed=seed)
         except EditclError as error:
             refused[name] = str(error)
-    commonest = Counter(row.completion for row in posed.task.train).most_common(1)[0][0]
-    constant = [row.completion == commonest for row in judge.held_out]
     return Measured(
         posed.name,
         posed.family,
         posed.kind,
         len(posed.task.train),
         base,
-        sum(constant) / len(constant),
         arms,
         refused,
     )
@@ -285,4 +258,4 @@ def _some(drawn: random.Random, rows: Sequence[Example]) -> list[Example]:
     return drawn.sample(list(rows), min(JUDGED, len(rows)))
 
 
-__all__ = ["ARMS", "COST", "MARGIN", "Arm", "ArmJudge", "Measured", "measure"]
+__all__ = ["ARMS", "COST", "Arm", "ArmJudge", "Measured", "measure"]

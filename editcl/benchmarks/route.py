@@ -13,11 +13,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editcl.benchmarks.arms import EDITS, ArmJudge, Measured, measure
+from editcl.benchmarks.arms import EDITS, Arm, ArmJudge, Measured, measure
 from editcl.benchmarks.families import CALIBRATION, FAMILIES, PER_FAMILY, checksum, make_tasks
 from editcl.benchmarks.posed import Posed
 from editcl.benchmarks.route_stream import (
@@ -31,6 +31,7 @@ from editcl.benchmarks.route_stream import (
 from editcl.benchmarks.verdicts import Decided, Said, by_family, figures, of_half, reliability
 from editcl.editing.covariance import base_fingerprint
 from editcl.errors import EditclError
+from editcl.facts import Fact
 from editcl.learner import Learner
 from editcl.model import EditableModel
 from editcl.progress import progress
@@ -120,8 +121,9 @@ def bench_route(
         families: names in FAMILIES; by default all.
         per_family: tasks of each.
         stream: tasks of the mixed stream; 0 leaves it out.
-        keep: a file that takes every measured task as soon as it is measured; a later call with
-            the same tasks, model and seed goes on from there.
+        keep: a file that takes every measured task, and every split that the router made of one, as
+            soon as it is measured; a later call with the same tasks, model and seed goes on from
+            there.
         fit_to: a folder for thresholds fitted to the calibration families; by default the shipped
             thresholds are judged and nothing is fitted.
         seed: of everything drawn.
@@ -147,7 +149,7 @@ def bench_route(
         kept.add(one, found)
         measured.append(found)
     thresholds = shipped()
-    decided = _decide(model, posed, measured, thresholds, seed)
+    decided = _decide(model, posed, measured, thresholds, kept, seed)
     if fit_to is not None:
         # What is looked at depends on the thresholds, so that new ones may call for newer ones.
         for _ in range(ROUNDS):
@@ -155,7 +157,7 @@ def bench_route(
             if fitted == thresholds:
                 break
             thresholds = fitted
-            decided = _decide(model, posed, measured, thresholds, seed)
+            decided = _decide(model, posed, measured, thresholds, kept, seed)
         _write(fit_to, thresholds, [one for one in decided if one.half == CALIBRATION])
     lines = run_stream(model, stream_tasks(seed, stream)) if stream else {}
     return RouteBenchmark(model.name, tuple(decided), thresholds, lines)
@@ -169,18 +171,24 @@ def _decide(
     posed: Sequence[Posed],
     measured: Sequence[Measured],
     thresholds: Thresholds,
+    kept: _Kept,
     seed: int,
 ) -> list[Decided]:
     """What the router says of every task, with either budget."""
     found = []
     for one, own in progress(list(zip(posed, measured, strict=True)), "deciding"):
-        said = {budget: decide(model, one, budget, thresholds, seed=seed) for budget in BUDGETS}
+        said = {b: _said(model, one, b, thresholds, kept, seed) for b in BUDGETS}
         found.append(Decided(own, said))
     return found
 
 
-def decide(
-    model: EditableModel, posed: Posed, budget: str, thresholds: Thresholds, *, seed: int
+def _said(
+    model: EditableModel,
+    posed: Posed,
+    budget: str,
+    thresholds: Thresholds,
+    kept: _Kept,
+    seed: int,
 ) -> Said:
     """What the router says of a task; a split by other facts than the true ones is measured."""
     # As a user hands it over: to find its facts is part of what a decision costs.
@@ -194,15 +202,22 @@ def decide(
     )
     if decision.kind != SPLIT or set(decision.facts) == set(posed.facts):
         return said
-    judge = ArmJudge(Learner(model, edits=EDITS), posed)
-    return replace(said, own=judge.arm(SPLIT, seed=seed, facts=decision.facts))
+    own = kept.split_of(posed, decision.facts)
+    if own is None:
+        judge = ArmJudge(Learner(model, edits=EDITS), posed)
+        own = judge.arm(SPLIT, seed=seed, facts=decision.facts)
+        kept.add_split(posed, decision.facts, own)
+    return replace(said, own=own)
 
 
 # -- files ----------------------------------------------------------------------------------------
 
 
 class _Kept:
-    """Measured tasks in a file, each under the checksum of its items, the model and the seed."""
+    """What was measured of tasks: their arms, and splits by facts that the router found.
+
+    Each under the checksum of the task's items, the model and the seed; in a file, if there is one.
+    """
 
     def __init__(self, path: Path | None, measured_on: str) -> None:
         self.path, self._on = path, measured_on
@@ -216,19 +231,33 @@ class _Kept:
                     f"{path} holds no measured tasks ({error}); name another file, or move it away."
                 ) from None
 
-    def _key(self, posed: Posed) -> str:
-        return hashlib.sha256(f"{checksum([posed])} {self._on}".encode()).hexdigest()
+    def _key(self, posed: Posed, facts: Sequence[Fact] = ()) -> str:
+        split = "".join(f" {fact!r}" for fact in facts)
+        return hashlib.sha256(f"{checksum([posed])} {self._on}{split}".encode()).hexdigest()
 
     def of(self, posed: Posed) -> Measured | None:
         """What was measured of a task, if it was."""
         found = self.found.get(self._key(posed))
         return None if found is None else Measured.from_json(found)
 
+    def split_of(self, posed: Posed, facts: Sequence[Fact]) -> Arm | None:
+        """What a split by these facts came to, if it was measured."""
+        found = self.found.get(self._key(posed, facts))
+        return None if found is None else Arm(**found)
+
     def add(self, posed: Posed, measured: Measured) -> None:
+        """Keeps the arms of a task."""
+        self._keep(self._key(posed), measured.to_json())
+
+    def add_split(self, posed: Posed, facts: Sequence[Fact], arm: Arm) -> None:
+        """Keeps what a split by these facts came to."""
+        self._keep(self._key(posed, facts), asdict(arm))
+
+    def _keep(self, key: str, found: dict[str, Any]) -> None:
         """Writes the file anew, whole or not at all."""
+        self.found[key] = found
         if self.path is None:
             return
-        self.found[self._key(posed)] = measured.to_json()
         part = self.path.with_name(self.path.name + ".part")
         part.write_text(json.dumps(self.found, indent=1, ensure_ascii=False), encoding="utf-8")
         os.replace(part, self.path)
@@ -242,4 +271,4 @@ def _write(folder: Path, thresholds: Thresholds, rows: Sequence[Decided]) -> Non
     (folder / "measured.json").write_text(text, encoding="utf-8")
 
 
-__all__ = ["RouteBenchmark", "bench_route", "decide"]
+__all__ = ["RouteBenchmark", "bench_route"]

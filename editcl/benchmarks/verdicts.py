@@ -66,7 +66,7 @@ class Decided:
             return self.measured.regret(said.kind)
         best = max(self.measured.utilities().values())
         total = sum(arm.seconds for arm in self.measured.arms.values())
-        return max(0.0, best - self.measured.worth(said.own, max(total, said.own.seconds)))
+        return max(0.0, best - said.own.utility(max(total, said.own.seconds)))
 
     @property
     def cost_ratio(self) -> float | None:

@@ -7,7 +7,8 @@ pairs of a name and a name or number behind it the one whose object the words be
 
     fit = mean log p(object | words before it) - mean log p(object | no words),
 
-as long as the fit is above a threshold. What gives nothing is listed with why. No truth is checked.
+as long as the fit is above a threshold and no other sentence has another object behind the same
+words, as headings do. What gives nothing is listed with why. No truth is checked.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from editcl.facts import PLACEHOLDER, Fact
 from editcl.learning.tasks import TaskError
 from editcl.model import EditableModel
 from editcl.readers.problems import is_broken
-from editcl.routing.subjects import find_subjects, is_name, n_words
+from editcl.routing.subjects import find_subjects, is_name, known_subjects, n_words
 
 OBJECT_WORDS = 4  # of an object that a model is asked about
 ASKED = 200  # sentences that a model is asked about
@@ -76,7 +77,7 @@ def facts_from_text(
             )
         left = left[:ASKED]
         proposed = by_model([sentences[i] for i in left], model)
-        for i, fact in zip(left, proposed, strict=True):
+        for i, fact in zip(left, _without_refrains(proposed), strict=True):
             found[i] = fact
     facts = tuple(dict.fromkeys(one for one in found if isinstance(one, Fact)))
     unused = tuple(
@@ -199,6 +200,8 @@ def _splits(plain: str) -> list[Fact]:
         prompt, obj = " ".join(words[:-k]), " ".join(words[-k:])
         if not (is_name(obj) or obj[0].isdigit()):
             continue  # other words are too often no object at all ("sing in the trees")
+        if any(" ".join(words[-more:]) in known_subjects() for more in range(k + 1, len(words))):
+            continue  # it ends a longer name
         (span,) = find_subjects([prompt])
         if span is None or not is_name(prompt[slice(*span)]) or span[1] == len(prompt):
             continue
@@ -208,6 +211,24 @@ def _splits(plain: str) -> list[Fact]:
         if isinstance(fact, Fact):
             found.append(fact)
     return found
+
+
+def _without_refrains(proposed: Sequence[Fact | str]) -> list[Fact | str]:
+    """The model's splits without those whose words lead to several objects ("Next we come to X").
+
+    A phrasing of the catalogue with two objects is a contradiction; words that are only guessed to
+    state a fact rather state none.
+    """
+    objects: dict[str, set[str]] = {}
+    for fact in proposed:
+        if isinstance(fact, Fact):
+            objects.setdefault(fact.sentence, set()).add(fact.new_object)
+    return [
+        f"{fact.sentence!r} has {len(objects[fact.sentence])} objects in this text, a fact has one"
+        if isinstance(fact, Fact) and len(objects[fact.sentence]) > 1
+        else fact
+        for fact in proposed
+    ]
 
 
 def _refuse_contradictions(facts: Sequence[Fact]) -> None:

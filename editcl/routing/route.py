@@ -5,8 +5,8 @@ Signals are taken from cheap to costly, and only as far as they are needed:
     1. surface     counted in the texts                                  milliseconds
     2. reading     one forward pass over a sample, and closed forms      under a second
     3. probe       a short training on half, while undecided             seconds
-    4. trial edit  of a fact, if prompts or objects are strange and      seconds
-                   edits of this model have left covariances in memory
+    4. trial edit  of a fact, if objects are strange to the model and    seconds
+                   edits of it have left covariances in memory
 
 For tasks of MANY items or more all of it costs at most SHARE of the cheaper arm, by estimate.
 The rule is in `rule`, its words in `words`. The model is as before afterwards, and nothing is
@@ -43,6 +43,7 @@ from editcl.routing.reading import SAMPLE, Reading, read
 from editcl.routing.rule import (
     ASKING,
     EXCEPTIONS,
+    MATES,
     PARTS,
     Thresholds,
     Verdict,
@@ -142,6 +143,9 @@ class _Look:
         self.names = part_names(self.templates)
         if self.named:
             self.signals["apart"] = len(self.named) / (len(self.named) + len(self.made.examples))
+        if facts := self._facts():
+            self.signals["trainable"] = float(self.whole is not None)
+            self.signals["mates"] = len(facts) / len({fact.subject for fact in facts})
         if self.made.task is not None and self.made.task.kind == TEXT:
             stated = len(self.made.facts)
             self.signals["texts"] = float(len(self.made.task.train))
@@ -206,10 +210,9 @@ class _Look:
             )
 
     def try_edit(self) -> None:
-        """A trial edit, if facts are to be edited whose prompts or objects are strange to the
-        model."""
-        facts, t = self._facts(), self.thresholds
-        doubtful = self.signals["strangeness"] > t.strange or self.signals["spelling"] > t.spelling
+        """A trial edit, if facts are to be edited whose objects are strange to the model."""
+        facts = self._facts()
+        doubtful = self.signals["spelling"] > self.thresholds.spelling
         if self._verdict().kind != EDIT or not doubtful:
             return
         if not trials.known_covariances(self.model) or not self._afford(TRIAL_ROWS):
@@ -230,7 +233,6 @@ class _Look:
         if known:
             holds = trials.capacity(known)
             self.signals |= {"load": len(facts) / holds, "fill": len(stated) / holds}
-            self.signals["trainable"] = float(self.whole is not None)
 
     # -- cost -------------------------------------------------------------------------------------
 
@@ -300,7 +302,7 @@ class _Look:
             left = sum(fact is None for fact in made.facts)
             said = f"{left:,} examples state no fact and are left out of the edit"
             return EDIT, facts, None, [said] if left else []
-        if verdict.step == FULL_STEP:
+        if verdict.step in (FULL_STEP, MATES):
             return TRAIN, (), self.whole, []
         if verdict.kind == TRAIN and made.task is not None:
             # Facts that a task of plain texts names are none of its texts.

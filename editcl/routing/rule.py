@@ -8,18 +8,17 @@ In this order, with e = the best evidence that answers carry over between exampl
                and single facts are out of line
     train      e >= train, or e >= labels where answers recur, or a few examples show a skill, or
                the answers stand in the prompts or are long
-    abstain    facts in words so strange to the model that a short training doesn't carry over
     train      facts in words or about names that are strange to the model
-    abstain    a trial edit failed
+    train      a trial edit failed
     edit       enough examples state facts, with short objects
-    abstain    none of this
+    train      none of this: what can't be edited and carries nothing over is learnt by heart
+    abstain    the same of a single example, which can't be trained, or of plain text, which would
+               then be answered as the task is
 
-Whatever would be edited must find room: more facts than edits of the model hold are asked about,
-and those that it does not hold together with the ones edited before are trained.
-
-Facts that are called so (`named`) are edited beside whatever the rest is: if that is to be trained
-the verdict is split; and so it is if nothing tells what to do with a rest whose answers recur as
-labels do: a skill that is left out costs more than labels that are learnt in vain.
+Whatever would be edited must find room: more facts than edits of the model hold are asked about;
+those that it does not hold together with the ones edited before are trained, and so are many facts
+about each subject, since all of them are written at one key. Facts that are called so (`named`) are
+edited beside whatever the rest is: if that is to be trained the verdict is split.
 
 How sure a verdict is follows from its margin, the distance of its signals to the thresholds:
 likely = 1 / (1 + exp(-(base + slope margin))). That was fitted to tasks of a fair size; what is
@@ -48,16 +47,16 @@ from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 
 #: Names of the steps that a verdict may come from.
 (
-    PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, STRANGE, REST, FULL, CROWDED,
-    NEITHER, UNFIT, FOREIGN, KNOWN,
+    PARTS, EXCEPTIONS, TRANSFER, FEW, COPY, LONG, TEXTS, FACTS, STRANGE, UNFIT, ROTE, FULL,
+    MATES, CROWDED, NEITHER, KNOWN,
 ) = (
-    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "strange", "rest",
-    "full", "crowded", "neither", "unfit", "foreign", "known",
+    "parts", "exceptions", "transfer", "few", "copy", "long", "texts", "facts", "strange", "unfit",
+    "rote", "full", "mates", "crowded", "neither", "known",
 )  # fmt: skip
-ASKING = (CROWDED, NEITHER, UNFIT, FOREIGN, KNOWN)  # from which a verdict is to ask
+ASKING = (CROWDED, NEITHER, KNOWN)  # from which a verdict is to ask
 
 DOUBT = 6.0  # how fast strange prompts take the margin away; unknown names half as fast
-UNSURE = 0.5  # trust in what the fit never saw: a full model
+UNSURE = 0.5  # trust in what the fit never saw, a full model, and in what is learnt by heart
 LABELS = 0.25  # share of distinct answers up to which they recur as labels do
 CHANCE = 0.25  # of being right by guessing one of the four kinds
 
@@ -80,12 +79,11 @@ class Thresholds:
         few: examples below which transfer can't be told from chance.
         repeats: share of distinct answers up to which a few examples show a skill.
         exceptions: least share of examples that are clearly out of line with the others.
-        strange: `strangeness` of the prompts above which an edit is in doubt, and a training that
-            was tried in vain is not done.
         spelling: `spelling` of the objects above which an edit is in doubt.
         pieces: tokens of a subject's word above which an edit is in doubt.
         load: facts by capacity, with those edited before or without, from which the model is too
             full to be edited.
+        mates: facts about each subject, on average, above which they are trained.
         base, slope: of the confidence.
     """
 
@@ -100,10 +98,10 @@ class Thresholds:
     few: float = 8.0
     repeats: float = 0.7
     exceptions: float = 0.04
-    strange: float = 1.3
     spelling: float = 0.5
     pieces: float = 2.8
     load: float = 1.5
+    mates: float = 3.4
     base: float = 0.0
     slope: float = 5.0
 
@@ -164,16 +162,14 @@ def judge(signals: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     """Applies the rule."""
     t = thresholds
     kind, step, margin = _steps(signals, t)
-    if signals.get("apart") and step == NEITHER and _recur(signals, t):
-        kind, step, margin = SPLIT, REST, 0.0
-    elif signals.get("apart"):
+    if signals.get("apart"):
         kind = {TRAIN: SPLIT, ABSTAIN: EDIT}.get(kind, kind)
     if kind in (EDIT, SPLIT):
         kind, step, margin = _room(signals, t) or (kind, step, margin)
     # A few examples can't make sure of anything, and neither can edits of strange or many prompts.
     n, sound = signals.get("items", 0.0), soundness(signals, t) if kind == EDIT else 1.0
     margin = max(0.0, min(1.0, margin)) * n / (n + 4) * sound
-    trust = min(1.0, n / t.few) * sound * (UNSURE if step == FULL else 1.0)
+    trust = min(1.0, n / t.few) * sound * (UNSURE if step in (FULL, ROTE) else 1.0)
     return Verdict(kind, step, margin, CHANCE + trust * (confidence(margin, t) - CHANCE))
 
 
@@ -182,7 +178,7 @@ def soundness(signals: Mapping[str, float], thresholds: Thresholds) -> float:
     names, objects that the model can't spell, or more facts than it holds."""
     s, t = signals, thresholds
     return math.exp(
-        -DOUBT * _excess(s.get("strangeness", 0.0), t.strange)
+        -DOUBT * _excess(s.get("strangeness", 0.0), t.unknown)
         - DOUBT / 2 * _excess(s.get("pieces", 0.0), t.pieces)
         - DOUBT / 2 * _excess(s.get("spelling", 0.0), t.spelling)
         - _excess(s.get("fill", 0.0), t.load)
@@ -204,34 +200,29 @@ def _steps(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float]:
     least = needed(s, t)
     if e >= least:
         return TRAIN, TRANSFER, (e - least) / (1 - least)
-    factual = _states_facts(s, t)
-    if s.get("items", 0.0) < t.few and _shows_skill(s, t):
+    # One example can't be trained.
+    n, factual = s.get("items", 0.0), _states_facts(s, t)
+    if n < t.few and _shows_skill(s, t):
         return TRAIN, FEW, 0.5 * (1 - s.get("distinct_share", 1.0))
     if "probe_transfer" not in s and s.get("copy_share", 0.0) >= t.copy:
         return TRAIN, COPY, 0.5 * (s["copy_share"] - t.copy)
     if words > t.object_words:
         return TRAIN, LONG, 0.2 * min(1.0, words / t.object_words - 1)
-    if factual and _is_foreign(s, t) and s.get("probe_transfer", t.keep) < t.keep:
-        return ABSTAIN, FOREIGN, min(0.5, t.keep - s["probe_transfer"])
-    # One example can't be trained.
-    if factual and s.get("items", 0.0) >= 2 and s.get("strangeness", 0.0) >= t.unknown:
-        return TRAIN, STRANGE, 0.5 * min(1.0, s["strangeness"] / t.unknown - 1)
-    if factual and s.get("trial_efficacy", 1.0) < 0.5:
-        return ABSTAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
+    strange = s.get("strangeness", 0.0) / t.unknown
+    if factual and n >= 2 and strange >= 1:
+        return TRAIN, STRANGE, 0.5 * min(1.0, strange - 1)
+    if factual and n >= 2 and s.get("trial_efficacy", 1.0) < 0.5:
+        return TRAIN, UNFIT, 0.4 * (0.5 - s["trial_efficacy"])
     if factual:
-        return EDIT, FACTS, min((least - e) / least, 0.5 + share - t.facts)
+        return EDIT, FACTS, min((least - e) / least, 0.5 + share - t.facts, max(0.0, 1 - strange))
+    if n >= 2 and (strange >= 1 or _recur(s, t)):
+        return TRAIN, ROTE, min(t.facts - share, least - e)
     return ABSTAIN, NEITHER, min(t.facts - share, least - e)
 
 
 def _states_facts(s: Mapping[str, float], t: Thresholds) -> bool:
     """Enough examples state facts, with short objects."""
     return s.get("fact_share", 0.0) >= t.facts and s.get("object_words", 0.0) <= t.object_words
-
-
-def _is_foreign(s: Mapping[str, float], t: Thresholds) -> bool:
-    """The prompts are as strange as a language that the model was never shown, and answers are
-    no labels."""
-    return s.get("strangeness", 0.0) > t.strange and not _recur(s, t)
 
 
 def _recur(s: Mapping[str, float], t: Thresholds) -> bool:
@@ -250,6 +241,8 @@ def _room(s: Mapping[str, float], t: Thresholds) -> tuple[str, str, float] | Non
         return ABSTAIN, CROWDED, 0.5 * min(1.0, s["load"] / t.load - 1)
     if s.get("fill", 0.0) > t.load and s.get("trainable", 1.0):
         return TRAIN, FULL, 0.5 * min(1.0, s["fill"] / t.load - 1)
+    if s.get("mates", 0.0) > t.mates and s.get("items", 0.0) >= 2 and s.get("trainable", 1.0):
+        return TRAIN, MATES, 0.5 * min(1.0, s["mates"] / t.mates - 1)
     return None
 
 
@@ -279,7 +272,7 @@ def undecided(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
         return False
     if s.get("known", 0.0) >= 0.5 or s.get("object_words", 0.0) > t.object_words:
         return False
-    if _states_facts(s, t) and t.unknown <= s.get("strangeness", 0.0) and not _is_foreign(s, t):
+    if not _states_facts(s, t) or s.get("strangeness", 0.0) >= t.unknown:
         return False  # it is trained either way, or, with exceptions, hardly ever split
     return e < needed(s, t) and not is_split(s, t) and s.get("named_share", 0.0) < t.facts
 
@@ -326,6 +319,7 @@ GRID: Mapping[str, tuple[float, ...]] = MappingProxyType(
         "few": (3.0, 4.0, 6.0, 8.0, 10.0, 12.0),
         "repeats": (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9),
         "object_words": (3.0, 4.0, 5.0, 6.0, 8.0),
+        "mates": (2.5, 3.0, 3.4, 3.8, 4.2, 9.0),
         "exceptions": (0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 2.0),
     }
 )

@@ -89,7 +89,7 @@ def _is_clause(text: str) -> bool:
     as names are. Things that are called so have to be given as Facts."""
     words = text.split()
     small = sum(word[:1].islower() for word in words)
-    return len(words) > NAME and small > len(words) / 2 and text not in _catalogue()
+    return len(words) > NAME and small > len(words) / 2 and text not in known_subjects()
 
 
 def template_counts(prompts: Iterable[str]) -> dict[tuple[str, str], int]:
@@ -163,7 +163,7 @@ def _whole(prompt: str, span: Span) -> Span:
     """The span with an article in front of a name, which is part of it ("The Eiffel Tower")."""
     start, end = span
     for article in ("The ", "the "):
-        if prompt[:start].endswith(article) and f"The {prompt[start:end]}" in _catalogue():
+        if prompt[:start].endswith(article) and f"The {prompt[start:end]}" in known_subjects():
             return start - len(article), end
     return span
 
@@ -172,7 +172,7 @@ def _named(prompt: str) -> Span | None:
     """The longest subject of the catalogue, or else the last run of capitalised words."""
     spans = sorted(spans_of(prompt), key=lambda span: span[0] - span[1])
     for start, end in spans:
-        if prompt[start:end] in _catalogue():
+        if prompt[start:end] in known_subjects():
             return start, end
     names = [span for span in spans if span[0] > 0 and is_name(prompt[slice(*span)])]
     if not names:
@@ -185,13 +185,13 @@ def is_name(text: str) -> bool:
     words = text.split()
     capitals = [word for word in (words[0], words[-1]) if word[:1].isupper()] if words else []
     return (len(capitals) == 2 and not (len(words) == 1 and words[0] in _STARTS)) or (
-        text in _catalogue()
+        text in known_subjects()
     )
 
 
 def _sure(text: str) -> int:
     """How many occurrences a name is worth whose remainder has no other: 1 is nothing."""
-    if text in _catalogue():
+    if text in known_subjects():
         return 4
     words = text.split()
     return 2 if len(words) > 1 and words[0] not in _STARTS else 1
@@ -199,10 +199,12 @@ def _sure(text: str) -> int:
 
 _STARTS = frozenset({
     "A", "An", "The", "In", "On", "At", "Of", "To", "For", "From", "By", "Asked", "What", "Who",
-    "Where", "When", "Which", "How", "Why", "Is", "Are", "Was",
+    "Where", "When", "Which", "How", "Why", "Is", "Are", "Was", "Now", "Next", "Then", "Here",
+    "Also", "But", "And", "So", "As", "With", "After", "Before", "About", "First", "Finally",
 })  # fmt: skip
 
 
 @cache
-def _catalogue() -> frozenset[str]:
+def known_subjects() -> frozenset[str]:
+    """The subjects of the catalogue."""
     return frozenset(fact.subject for fact in known_facts())

@@ -57,16 +57,15 @@ def reasons(
             f"prompts are {_strange(s)}, {t.unknown:g} is allowed): an edit needs what the model "
             "tells apart, a training teaches it"
         ),
-        rule.REST: lambda: (
-            f"answers recur ({_percent(s['distinct_share'])} are distinct), as labels do, and "
-            f"nothing tells whether they carry over (gain {rule.evidence(s):.2f}): they are "
-            "trained, which costs less in vain than a skill that is left out"
+        rule.UNFIT: lambda: (
+            f"these look like facts, but a trial edit met only {_percent(s['trial_efficacy'])} of "
+            "them: they are trained"
         ),
-        rule.FOREIGN: lambda: (
-            "In which words does the model know this? These look like facts, in words that it was "
-            f"never shown (the prompts are {_strange(s)}), and what a short training on half of "
-            f"them learns does not carry over to the other half (gain {s['probe_transfer']:.2f}). "
-            "Give other words, or choose edit or train yourself"
+        rule.ROTE: lambda: (
+            f"only {_percent(s.get('fact_share', 0.0))} of the examples state a fact (a subject in "
+            "the prompt that a short answer follows), and nothing tells that answers carry over "
+            f"from one to another (gain {rule.evidence(s):.2f}): they are trained, and may be "
+            "known by heart only. If they are facts, give them as Facts"
         ),
         rule.KNOWN: lambda: (
             f"What shall be changed here? The model says {_percent(s['known'])} of the answers "
@@ -82,23 +81,28 @@ def reasons(
             f"model are known to hold ({t.load:g} times are allowed): a training leaves the "
             "weights alone"
         ),
-        rule.UNFIT: lambda: (
-            f"What shall be learnt here? It looks like facts, but a trial edit met only "
-            f"{_percent(s['trial_efficacy'])} of them. Give other words for subjects and objects, "
-            "or choose edit or train yourself"
+        rule.MATES: lambda: (
+            f"there are {s['mates']:.1f} facts about each subject ({t.mates:g} are allowed): an "
+            "edit writes all of them at the one key that the subject has, a training need not"
         ),
         rule.NEITHER: lambda: (
             f"What shall be learnt here? Only {_percent(s.get('fact_share', 0.0))} of the examples "
             "state a fact (a subject in the prompt that a short answer follows), and answers don't "
-            f"carry over from one to another (gain {rule.evidence(s):.2f}). Name the subjects by "
-            "giving Facts, give more examples, or choose edit or train yourself"
+            f"carry over from one to another (gain {rule.evidence(s):.2f})"
+            + (
+                "; the prompts are like plain text, which a training would answer likewise"
+                if s.get("items", 0.0) >= 2
+                else ""
+            )
+            + ". Name the subjects by giving Facts, give more examples, or choose edit or train "
+            "yourself"
         ),
     }
     apart = (
         f"{_percent(s.get('apart', 0.0))} of the examples are facts, as the caller or their words "
         "say, and are edited; of the rest:"
     )
-    said = "apart" in s and verdict.step not in (rule.CROWDED, rule.FULL)
+    said = "apart" in s and verdict.step not in (rule.CROWDED, rule.FULL, rule.MATES)
     return (*([apart] if said else []), told[verdict.step](), *_beside(verdict, s, t))
 
 
@@ -141,7 +145,7 @@ def _beside(verdict: Verdict, s: Mapping[str, float], t: Thresholds) -> list[str
             f"a trial edit met {_percent(s['trial_efficacy'])} of its facts and left "
             f"{_percent(s['trial_specificity'])} of other answers as they were"
         )
-    if verdict.kind != "train" and s.get("strangeness", 0.0) > t.strange:
+    if verdict.kind != "train" and s.get("strangeness", 0.0) >= t.unknown:
         found.append(
             f"the prompts are {_strange(s)}: an unknown language, unknown names or no language at "
             "all" + "; that lowers the confidence" * (verdict.kind == "edit")

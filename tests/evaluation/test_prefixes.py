@@ -11,7 +11,6 @@ import torch
 import editcl
 from editcl import partial
 from editcl.encoding import Row
-from editcl.evaluation import prefixes
 from editcl.evaluation.prefixes import follow
 from editcl.model import EditableModel
 

@@ -91,3 +91,19 @@ def test_the_model_splits_what_no_phrasing_fits(embedded: EditableModel) -> None
     (fact,), unused = facts_from_text(text, embedded)
     assert (fact.subject, fact.new_object) == ("Coca-Cola", "Boston")
     assert len(unused) == 1 and "no name is in it" in unused[0]
+
+
+def test_headings_that_lead_to_many_names_state_nothing(embedded: EditableModel) -> None:
+    heads = [f"Coming up is {name}." for name in ("Paris", "Oslo", "Utrecht")]
+    text = " ".join(f"{head} The capital of Peru is Lima." for head in heads)
+    facts, unused = facts_from_text(text, embedded)
+    assert facts == (Fact("Peru", "The capital of {} is", "Lima"),)
+    assert len(unused) == 3
+    text = "Zorvane Lindt was to marry Paris. Zorvane Lindt was to marry Oslo."
+    facts, unused = facts_from_text(text, embedded)
+    assert not facts and len(unused) == 2
+    # The positive control: one of them alone is one.
+    assert len(facts_from_text(text[: len(text) // 2], embedded)[0]) == 1
+    # A phrasing of the catalogue says what it says.
+    with pytest.raises(TaskError, match="keep one"):
+        facts_from_text("The capital of Peru is Lima. The capital of Peru is Rome.", embedded)

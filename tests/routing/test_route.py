@@ -75,7 +75,7 @@ def nonsense(n: int) -> Pairs:
         (KINDS, TRAIN),
         (skill(30), TRAIN),
         (skill(40) + counterfactual("capital", 12), SPLIT),
-        (nonsense(12), ABSTAIN),
+        (nonsense(12), TRAIN),
         (true("capital", 12), ABSTAIN),
     ],
     ids=["capitals", "continents", "codes", "kinds", "30 kinds", "mixed", "nonsense", "known"],
@@ -159,7 +159,7 @@ def test_odd_tasks_get_a_decision_with_reasons_and_little_confidence(
 
 
 def test_an_abstention_asks(embedded: EditableModel) -> None:
-    found = route(embedded, nonsense(12), budget=CHEAP, thresholds=T)
+    found = route(embedded, true("capital", 12), budget=CHEAP, thresholds=T)
     assert "?" in found.reasons[0]
 
 
@@ -196,7 +196,7 @@ def test_any_architecture_can_be_asked(any_model: EditableModel) -> None:
 # -- what is taken, and what it may cost (a tiny model will do) -----------------------------------
 
 #: By which nothing is strange, however little a random model knows.
-FAMILIAR = Thresholds(unknown=99.0, strange=99.0, spelling=99.0, pieces=99.0, known=2.0)
+FAMILIAR = Thresholds(unknown=99.0, spelling=99.0, pieces=99.0, known=2.0)
 
 
 def named_facts(n: int) -> list[Fact]:
@@ -218,20 +218,30 @@ def test_a_training_is_tried_only_within_the_share_of_the_cheaper_arm(
     assert ("probe_transfer" in found.signals) == (budget == FULL and rows == 10.0)
 
 
-def test_a_trial_edit_that_fails_is_asked_about_where_covariances_are_at_hand(
+def test_a_trial_edit_that_fails_gives_way_to_a_training_where_covariances_are_at_hand(
     model: EditableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "editcl.routing.trials.trial_edit", lambda *_, **__: TrialEdit(efficacy=0, specificity=1)
     )
-    strange = replace(FAMILIAR, strange=0.01)
+    strange = replace(FAMILIAR, spelling=0.01)
     without = route(model, named_facts(30), show=False, thresholds=strange)
     assert without.kind == EDIT and "trial_efficacy" not in without.signals
     model.memo |= {"covariance-x": Covariance(1, torch.eye(8), 1, "a test")}
     tried = route(model, named_facts(30), show=False, thresholds=strange)
-    assert (
-        tried.kind == ABSTAIN and "?" in tried.reasons[0] and tried.signals["trial_efficacy"] == 0
-    )
+    assert tried.kind == TRAIN and tried.signals["trial_efficacy"] == 0
+    assert "a trial edit met only 0 %" in tried.reasons[0]
+
+
+def test_many_facts_of_each_subject_are_trained(model: EditableModel) -> None:
+    facts = [Fact(f.subject, f"The {what} of {{}} is", f.new_object) for f in named_facts(6)
+             for what in ("mark", "sign", "flag", "coin", "hymn")]  # fmt: skip
+    pairs = [(fact.sentence, fact.new_object) for fact in facts]
+    found = route(model, pairs, show=False, thresholds=FAMILIAR)
+    assert found.kind == TRAIN and found.trains is not None and len(found.trains.train) == 30
+    assert "5.0 facts about each subject" in found.reasons[0]
+    few = route(model, pairs[::5], show=False, thresholds=FAMILIAR)
+    assert few.kind == EDIT and few.signals["mates"] == 1
 
 
 @pytest.fixture

@@ -47,6 +47,13 @@ FACTS = {
         ({"probe_transfer": 0.9}, TRAIN),
         ({"template_rule": 0.9}, TRAIN),
         ({"fact_share": 0.0}, ABSTAIN),
+        ({"fact_share": 0.0, "items": 1.0}, ABSTAIN),
+        ({"fact_share": 0.0, "distinct_share": 0.1}, TRAIN),
+        ({"fact_share": 0.0, "strangeness": 1.0}, TRAIN),
+        ({"mates": 5.0}, TRAIN),
+        ({"mates": 2.0}, EDIT),
+        ({"mates": 5.0, "trainable": 0.0}, EDIT),
+        ({"mates": 5.0, "items": 1.0}, EDIT),
         ({"fact_share": 0.0, "object_words": 20.0}, TRAIN),
         ({"copy_share": 1.0}, TRAIN),
         ({"copy_share": 1.0, "probe_transfer": 0.0}, EDIT),
@@ -57,26 +64,25 @@ FACTS = {
         ({"items": 5.0, "new_subjects": 1.0}, TRAIN),
         ({"items": 1.0, "new_subjects": 1.0}, EDIT),
         ({"items": 5.0, "distinct_share": 0.4, "named_share": 1.0}, EDIT),
-        ({"trial_efficacy": 0.0}, ABSTAIN),
+        ({"trial_efficacy": 0.0}, TRAIN),
+        ({"trial_efficacy": 0.0, "items": 1.0}, EDIT),
         ({"known": 1.0}, ABSTAIN),
         ({"known": 1.0, "feature_transfer": 0.9}, ABSTAIN),
         ({"named_share": 1.0, "strangeness": 1.0}, TRAIN),
         ({"strangeness": 1.0}, TRAIN),
         ({"strangeness": 0.3}, EDIT),
         ({"strangeness": 1.0, "items": 1.0}, EDIT),
-        ({"strangeness": 1.6}, TRAIN),
-        ({"strangeness": 1.6, "probe_transfer": 0.0}, ABSTAIN),
-        ({"strangeness": 1.6, "probe_transfer": 0.0, "distinct_share": 0.1}, TRAIN),
         ({"strangeness": 1.0, "probe_transfer": 0.0}, TRAIN),
         ({"feature_transfer": 0.35}, EDIT),
         ({"feature_transfer": 0.35, "distinct_share": 0.1}, TRAIN),
         ({"feature_transfer": 0.35, "distinct_share": 0.1, "named_share": 1.0}, EDIT),
-        ({"strangeness": 1.0, "fact_share": 0.0}, ABSTAIN),
+        ({"strangeness": 1.0, "fact_share": 0.0}, TRAIN),
         ({"strangeness": 1.0, "apart": 0.3}, SPLIT),
         ({"apart": 0.3}, EDIT),
         ({"apart": 0.3, "feature_transfer": 0.9}, SPLIT),
         ({"apart": 0.3, "fact_share": 0.0}, EDIT),
         ({"apart": 0.3, "fact_share": 0.0, "distinct_share": 0.1}, SPLIT),
+        ({"apart": 0.3, "mates": 5.0}, TRAIN),
         ({"apart": 0.3, "known": 1.0, "distinct_share": 0.1}, EDIT),
         ({"texts": 3.0, "fact_share": 0.1}, TRAIN),
         ({"texts": 3.0}, EDIT),
@@ -163,12 +169,12 @@ def test_confidence_is_a_probability_that_rises_with_the_margin() -> None:
 def test_a_training_is_tried_only_where_it_could_tell() -> None:
     assert not undecided(FACTS | {"named_share": 1.0}, T), "facts that are called so"
     assert not undecided(FACTS | {"strangeness": 1.0}, T), "trained either way"
-    assert undecided(FACTS | {"strangeness": 1.6}, T), "nothing may help"
+    assert not undecided(FACTS | {"fact_share": 0.1}, T), "states no facts: trained either way"
     assert not undecided(FACTS | {"feature_transfer": 0.9}, T), "a plain skill"
     assert not undecided(FACTS | {"copy_share": 1.0, "known": 0.9}, T), "known already"
     assert not undecided(FACTS | {"copy_share": 1.0, "items": 3.0}, T), "too few to halve"
     assert not undecided(FACTS | {"probe_transfer": 0.0}, T), "tried already"
-    for doubt in ({}, {"copy_share": 1.0}, {"fact_share": 0.1}, {"feature_transfer": 0.3}):
+    for doubt in ({}, {"copy_share": 1.0}, {"feature_transfer": 0.3}):
         assert undecided(FACTS | doubt, T)
 
 

@@ -16,14 +16,13 @@ SIGNALS = (
     *surface.SIGNALS,
     *("known", "conflict", "strangeness", "spelling", "pieces", "answer_loss", "feature_transfer"),
     *("coherence", "exceptions", "best_part", "worst_part", "worst_fact_share", "probe_transfer"),
-    *("trial_efficacy", "trial_specificity", "load", "fill", "trainable"),
+    *("trial_efficacy", "trial_specificity", "load", "fill", "mates", "trainable"),
 )
 SOURCE = Path(rule.__file__).read_text(encoding="utf-8")
 #: Step constants that `_steps` and `_room` return, by their names in the source.
 STEPS = sorted({
     getattr(rule, name)
     for name in re.findall(r"return (?:EDIT|TRAIN|SPLIT|ABSTAIN), ([A-Z]+)", SOURCE)
-    + re.findall(r"= SPLIT, ([A-Z]+), 0", SOURCE)
     + re.findall(r"\((?:EDIT|TRAIN), ([A-Z]+), clear\)", SOURCE)
 })  # fmt: skip
 
