@@ -399,8 +399,11 @@ def show_route_benchmark(found: RouteBenchmark) -> None:
     head = ["family", *next(iter(families.values()))]
     rows = [(name, *(f"{x:.2f}" for x in own.values())) for name, own in families.items()]
     out.print(_plain_table("mean regret by family", head, rows))
-    figures = {n: v for n, v in found.figures().items() if n not in ("thresholds", "count_rule")}
+    figures = found.figures()
+    across = figures.pop("cross_validated")
+    figures = {n: v for n, v in figures.items() if n not in ("thresholds", "count_rule")}
     out.print(_figures_table(figures, "tested families"))
+    out.print(_figures_table(across, "all families, each decided by a fit to the others"))
     for name, line in found.stream.items():
         survival = "-" if line.edit_survival is None else f"{line.edit_survival:.3f}"
         kinds = ", ".join(f"{kind} {n}" for kind, n in line.kinds.items())

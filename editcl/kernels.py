@@ -6,6 +6,7 @@ and plain attention for few queries. All are exact. This module knows nothing of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,13 +76,17 @@ def small_attention(hf: PreTrainedModel) -> Iterator[None]:
     """Attention of few queries by plain products of matrices on a CPU, where the fused kernel costs
     as much for a handful of positions as for many; the same but for rounding."""
     before = hf.config._attn_implementation
-    switched = before == "sdpa" and hf.device.type == "cpu"
+    logger = logging.getLogger(PreTrainedModel.__module__)
+    level = logger.level
+    if before == "sdpa" and hf.device.type == "cpu":
+        # Classes that can't switch (Falcon) say so in a warning and stay as they are.
+        logger.setLevel(logging.ERROR)
+        hf.set_attn_implementation("eager")
+        logger.setLevel(level)
     try:
-        if switched:
-            hf.set_attn_implementation("eager")
         yield
     finally:
-        if switched:
+        if hf.config._attn_implementation != before:
             hf.set_attn_implementation(before)
 
 

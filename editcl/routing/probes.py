@@ -72,26 +72,29 @@ def conflict(reading: Reading) -> float:
     return float((other & (best.values.exp() >= SURE)).double().mean())
 
 
-def strangeness(model: EditableModel, reading: Reading) -> float:
+def strangeness(model: EditableModel, reading: Reading, known: float) -> float:
     """How strange the prompts are, between statements about well-known things and guessing.
 
-        (loss - known) / (1 - known),   losses: mean cross-entropy of prompts' tokens by ln d_vocab,
-                                        known: that of WELL_KNOWN prompts of the catalogue
+        (loss - known) / (1 - known),   losses: mean cross-entropy of prompts' tokens by ln d_vocab
 
     0 where they are as familiar as those or more, about 1 and above for nonsense, unknown languages
     and names that the model never met. Large models find any name a little surprising, small ones
     only those that they were not trained on: hence the comparison.
+
+    Args:
+        model: for the size of its vocabulary.
+        reading: of the prompts.
+        known: as `known_loss` gives it.
     """
     measured = reading.prompt_loss[~reading.prompt_loss.isnan()]
     if not len(measured):
         return 0.0
-    known = _known_loss(model)
     return max(0.0, (float(measured.mean()) / math.log(model.d_vocab) - known) / (1 - known))
 
 
-def _known_loss(model: EditableModel) -> float:
-    """Of prompts of the catalogue, by that of guessing; at most MOST_KNOWN, for models of another
-    world."""
+def known_loss(model: EditableModel) -> float:
+    """Cross-entropy of WELL_KNOWN prompts of the catalogue, by that of guessing; at most
+    MOST_KNOWN, for models of another world."""
     facts = random.Random("well known").sample(known_facts(), WELL_KNOWN)
     rows = []
     for fact in facts:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from editcl.editing.guards import active_facts
 from editcl.errors import EditclError
@@ -165,10 +165,11 @@ class _Look:
         subjects = [self.subjects[i] for i in own]
         stated = [made.facts[i] is not None for i in own]
         held = probes.held_out(self.model, found, answers, subjects, seed=self.seed)
+        known = probes.known_loss(self.model)
         self.signals |= {
             "known": probes.known(found),
             "conflict": probes.conflict(found),
-            "strangeness": probes.strangeness(self.model, found),
+            "strangeness": probes.strangeness(self.model, found, known),
             "spelling": probes.spelling(self.model, found),
             "pieces": probes.pieces(self.model, [f.subject for f in made.facts if f is not None]),
             "answer_loss": probes.answer_loss(found),
@@ -177,7 +178,13 @@ class _Look:
         }
         parts = parts_of([self.names[i] for i in own], held, answers, masked, stated)
         self.signals |= part_signals(parts, t.train)
-        self.facts_by_part = {part.name for part in parts if part.low < t.train}
+        below = [part for part in parts if part.low < t.train]
+        self.facts_by_part = {part.name for part in below}
+        if below and len(parts) > 1:
+            rest = replace(
+                found, prompt_loss=found.prompt_loss[[i for p in below for i in p.chosen]]
+            )
+            self.signals["worst_strangeness"] = probes.strangeness(self.model, rest, known)
         if len(own) == len(made.examples):
             self.out = exceptions(held, stated)
             self.signals["exceptions"] = len(self.out) / len(own)

@@ -4,8 +4,8 @@ In this order, with e = the best evidence that answers carry over between exampl
 
     edit       plain texts of which enough sentences state facts; other texts: train
     abstain    the model says the answers already
-    split      one part of the task carries over, another doesn't and states facts; or e >= train
-               and single facts are out of line
+    split      one part of the task carries over, another doesn't and states facts in words that
+               the model knows; or e >= train and single facts are out of line
     train      e >= train, or e >= labels where answers recur, or a few examples show a skill, or
                the answers stand in the prompts or are long
     train      facts in words or about names that are strange to the model
@@ -43,6 +43,7 @@ from typing import Any
 
 from editcl.embedded import data_folder
 from editcl.errors import EditclError
+from editcl.progress import progress
 from editcl.routing.decision import ABSTAIN, EDIT, SPLIT, TRAIN
 
 #: Names of the steps that a verdict may come from.
@@ -255,12 +256,14 @@ def _shows_skill(s: Mapping[str, float], t: Thresholds) -> bool:
 
 
 def is_split(signals: Mapping[str, float], thresholds: Thresholds) -> bool:
-    """Whether one part carries over and another doesn't and states facts."""
+    """Whether one part carries over and another doesn't and states facts, in words that the model
+    knows."""
     t = thresholds
     return (
         signals.get("best_part", 0.0) >= t.train
         and signals.get("worst_part", 1.0) < t.keep
         and signals.get("worst_fact_share", 0.0) >= t.facts
+        and signals.get("worst_strangeness", 0.0) < t.unknown
     )
 
 
@@ -354,13 +357,21 @@ def held_out(
     rows: Sequence[Measured], *, start: Thresholds | None = None
 ) -> list[tuple[Verdict, Measured]]:
     """Each task with its verdict by a fit to the other families; [] with one family."""
-    pairs = []
-    for family in dict.fromkeys(row.family for row in rows):
-        others = [row for row in rows if row.family != family]
-        if others:
-            own = ascend(others, start or Thresholds())
-            pairs += [(judge(row.signals, own), row) for row in rows if row.family == family]
-    return pairs
+    without = fits_without(rows, start=start)
+    return [(judge(row.signals, without[row.family]), row) for row in rows if without]
+
+
+def fits_without(
+    rows: Sequence[Measured], *, start: Thresholds | None = None
+) -> dict[str, Thresholds]:
+    """For each family thresholds that were fitted to the others; {} with one family."""
+    names = list(dict.fromkeys(row.family for row in rows))
+    if len(names) < 2:
+        return {}
+    return {
+        name: ascend([row for row in rows if row.family != name], start or Thresholds())
+        for name in progress(names, "fitting without each family")
+    }
 
 
 def ascend(rows: Sequence[Measured], found: Thresholds) -> Thresholds:

@@ -111,16 +111,22 @@ def test_strangeness_is_one_for_a_model_that_guesses(
     model: EditableModel, reading: Reading
 ) -> None:
     guess = torch.full_like(reading.prompt_loss, torch.tensor(float(model.d_vocab)).log())
-    assert probes.strangeness(model, replace(reading, prompt_loss=guess)) == pytest.approx(1)
+    assert probes.strangeness(
+        model, replace(reading, prompt_loss=guess), probes.known_loss(model)
+    ) == pytest.approx(1)
     blank = torch.full_like(guess, torch.nan)
-    assert probes.strangeness(model, replace(reading, prompt_loss=blank)) == 0
+    assert (
+        probes.strangeness(model, replace(reading, prompt_loss=blank), probes.known_loss(model))
+        == 0
+    )
 
 
 def test_strangeness_lies_between_well_known_things_and_guessing() -> None:
     own = editcl.load()
 
     def asked(prompts: list[str]) -> float:
-        return probes.strangeness(own, read(own, [Example(p, "Oslo") for p in prompts]))
+        reading = read(own, [Example(p, "Oslo") for p in prompts])
+        return probes.strangeness(own, reading, probes.known_loss(own))
 
     known = known_facts()[::300]
     plain = [fill(relations()[fact.relation].prompt, fact.subject) for fact in known]
@@ -137,7 +143,7 @@ def test_a_tokenizer_without_the_words_of_well_known_things_is_no_hindrance() ->
     words = tiny.word_tokenizer()
     own = editcl.wrap(tiny.build("gpt2", vocab_size=len(words)), words)
     found = read(own, [Example("The Tower is in the city of", "Paris")])
-    assert probes.strangeness(own, found) > 0
+    assert probes.strangeness(own, found, probes.known_loss(own)) > 0
 
 
 def test_spelling_is_one_for_a_model_that_guesses_how_words_go_on(

@@ -59,6 +59,11 @@ FACTS = {
         ({"copy_share": 1.0, "probe_transfer": 0.0}, EDIT),
         ({"best_part": 0.9, "worst_part": 0.0, "worst_fact_share": 1.0}, SPLIT),
         ({"best_part": 0.9, "worst_part": 0.0, "worst_fact_share": 0.0}, EDIT),
+        (
+            {"best_part": 0.9, "worst_part": 0.0, "worst_fact_share": 1.0, "strangeness": 1.0}
+            | {"worst_strangeness": 1.0},
+            TRAIN,
+        ),
         ({"feature_transfer": 0.9, "exceptions": 0.1}, SPLIT),
         ({"items": 5.0, "distinct_share": 0.4}, TRAIN),
         ({"items": 5.0, "new_subjects": 1.0}, TRAIN),

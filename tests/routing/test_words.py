@@ -15,7 +15,15 @@ from editcl.routing.words import reasons
 SIGNALS = (
     *surface.SIGNALS,
     *("known", "conflict", "strangeness", "spelling", "pieces", "answer_loss", "feature_transfer"),
-    *("coherence", "exceptions", "best_part", "worst_part", "worst_fact_share", "probe_transfer"),
+    *(
+        "coherence",
+        "exceptions",
+        "best_part",
+        "worst_part",
+        "worst_fact_share",
+        "worst_strangeness",
+    ),
+    "probe_transfer",
     *("trial_efficacy", "trial_specificity", "load", "fill", "mates", "trainable"),
 )
 SOURCE = Path(rule.__file__).read_text(encoding="utf-8")
