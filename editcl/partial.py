@@ -252,20 +252,20 @@ def reading_alone(model: EditableModel, layer: int) -> tuple[str, ...]:
 
     Found by trying it, once: what is the same to the last bit after the first position was changed.
     """
-    memo = f"reading-alone-{layer}"
+    root = model.map.path(f"blocks.{layer}.attn")
+    attention = None if root is None else model.hf.get_submodule(root)
+    paths = tuple(
+        f"{root}.{path}"
+        for path, module in ([] if attention is None else attention.named_modules())
+        if isinstance(module, nn.Linear | Conv1D)
+    )
+    # The modules are part of the question: an adapter may be put around them or taken off.
+    memo = f"reading-alone-{layer}-{paths}"
     if memo not in model.memo:
         inputs = model.pad([[model.pad_id] * 3] * 2)
         name = f"blocks.{layer}.hook_resid_pre"
         residual = model.activations(inputs, [name])[name]
         run = SuffixRun(model, layer, residual, inputs, None, {})
-        root = model.map.path(f"blocks.{layer}.attn")
-        paths = [
-            path
-            for path, module in model.hf.named_modules()
-            if root is not None
-            and path.startswith(f"{root}.")
-            and isinstance(module, nn.Linear | Conv1D)
-        ]
         before = run._linear_outputs(paths)
         moved = torch.cat([residual[:, :1].flip(-1) + 1, residual[:, 1:]], dim=1)
         after = replace(run, residual=moved)._linear_outputs(paths)

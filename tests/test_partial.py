@@ -7,6 +7,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from transformers import MptConfig, MptForCausalLM
 
 import editcl
@@ -85,6 +86,23 @@ def test_queries_keys_and_values_read_each_position_by_itself(any_model) -> None
         assert found and len(found) in (1, 3)
         out = any_model.map.path(f"blocks.{layer}.attn.o")
         assert out is not None and out not in found
+
+
+def test_what_reads_alone_is_asked_anew_when_an_adapter_comes_or_goes(model) -> None:
+    class Around(nn.Module):
+        def __init__(self, base: nn.Module) -> None:
+            super().__init__()
+            self.base_layer = base
+
+        def forward(self, x):
+            return self.base_layer(x)
+
+    attention = model.map.find("blocks.1.attn")
+    (plain,), own = reading_alone(model, 1), attention.c_attn
+    attention.c_attn = Around(own)
+    assert reading_alone(model, 1) == (f"{plain}.base_layer",)
+    attention.c_attn = own
+    assert reading_alone(model, 1) == (plain,)
 
 
 def test_models_that_count_padding_see_no_gap(tokenizer, monkeypatch) -> None:
