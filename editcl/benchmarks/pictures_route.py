@@ -24,13 +24,16 @@ _MARKERS = {"router": "o", "always edit": "s", "always train": "^"}
 def plot_route(found: RouteBenchmark, *, path: str | Path | None = None) -> Figure:
     """Mean regret of the router and of the arms by family, and rightness against confidence.
 
+    Of the tested families, or of all if none is.
+
     Args:
         found: of a benchmark.
         path: where to save it; the ending gives the format.
     """
     from matplotlib.figure import Figure
 
-    families = found.by_family()
+    every = found.by_family()
+    families = {n: own for n, own in every.items() if FAMILIES[n].half == TEST} or every
     figure = Figure(figsize=(9.6, 1.6 + 0.24 * max(8, len(families))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
     _regrets(left, families)
@@ -41,22 +44,21 @@ def plot_route(found: RouteBenchmark, *, path: str | Path | None = None) -> Figu
 
 
 def _regrets(axis: Axes, families: dict[str, dict[str, float]]) -> None:
-    names = sorted(families, key=lambda name: FAMILIES[name].half != TEST)  # the tested ones on top
-    for policy, colour in _COLOURS.items():
+    names = list(families)
+    for policy, colour in reversed(_COLOURS.items()):  # the router is on top
         axis.plot(
             [families[name][policy] for name in names],
             range(len(names)),
             _MARKERS[policy],
             color=colour,
-            markersize=6 if policy == "router" else 5,
+            markersize=4.5 if policy == "router" else 7,
             label=policy,
             alpha=0.9,
         )
-    shown = [f"{n.replace('_', ' ')}{'' if FAMILIES[n].half == TEST else ' *'}" for n in names]
-    axis.set_yticks(range(len(names)), shown, fontsize=8)
+    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlim(left=-0.05)
-    axis.set_xlabel("mean regret (* calibration family)", fontsize=9)
+    axis.set_xlabel("mean regret", fontsize=9)
     axis.legend(fontsize=8, frameon=False, loc="lower right")
     _tidy(axis)
 
