@@ -2,9 +2,10 @@
 
 Steps: (1) induce templates: mask every span of up to SPAN words in every prompt, and count with how
 many different spans each remainder occurs; (2) in each prompt take the span whose remainder is both
-long and frequent, names before other words; (3) where no remainder occurs twice, take a subject of
-the catalogue, or else a span of capitalised words; (4) leave out what is no subject: words of the
-question that all prompts end with, and clauses. Knows nothing of models.
+long and frequent, names before other words, unless a subject of the catalogue stands in one of its
+phrasings; (3) where no remainder occurs twice, take a subject of the catalogue, or else a span of
+capitalised words; (4) leave out what is no subject: words of the question that all prompts end
+with, and clauses. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from editcl.catalogue import known_facts
+from editcl.catalogue import known_facts, relation_of
 from editcl.errors import FactError
 from editcl.facts import PLACEHOLDER, Fact
 from editcl.learning.tasks import Example
@@ -71,7 +72,9 @@ def find_subjects(prompts: Sequence[str]) -> list[Span | None]:
     asked = _common_end(sample) if len(sample) >= ASKED_OF else 0
     found: dict[str, Span | None] = {}
     for prompt in dict.fromkeys(prompts):
-        span = _by_counts(prompt, counts) if prompt in inside else _by_match(prompt, best)
+        span = _in_phrasing(prompt)
+        if span is None:
+            span = _by_counts(prompt, counts) if prompt in inside else _by_match(prompt, best)
         span = span or _named(prompt)
         text = "" if span is None else prompt[slice(*span)]
         is_asked = span is not None and span[0] >= len(prompt) - asked and _sure(text) < 2
@@ -128,6 +131,15 @@ def spans_of(prompt: str) -> list[Span]:
         and prompt[words[i][0]].isalnum()
         and prompt[words[j][1] - 1].isalnum()
     ]
+
+
+def _in_phrasing(prompt: str) -> Span | None:
+    """A subject of the catalogue that stands in one of its phrasings, whatever names are in it."""
+    for start, end in spans_of(prompt):
+        phrasing = prompt[:start] + PLACEHOLDER + prompt[end:]
+        if prompt[start:end] in known_subjects() and relation_of(phrasing) is not None:
+            return start, end
+    return None
 
 
 def _by_counts(prompt: str, counts: dict[tuple[str, str], int]) -> Span | None:

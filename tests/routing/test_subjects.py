@@ -105,3 +105,9 @@ def test_subjects_that_end_alike_are_whole() -> None:
     """Prompts may share the end of their subjects too."""
     names = [f"thing-{i}0" for i in range(2000)]
     assert subjects([f"The code of {name} is" for name in names]) == names
+
+
+def test_a_subject_of_the_catalogue_in_its_phrasing_is_taken_whole() -> None:
+    titles = ["Notre-Dame de Paris", "A Midsummer Night's Dream", "Rome, Open City", "Paris"]
+    prompts = [relations()["genre"].prompt.replace("{}", title) for title in titles]
+    assert subjects([*prompts, "We saw Paris and Rome"])[:4] == titles
