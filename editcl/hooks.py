@@ -89,13 +89,8 @@ def run_at(module: nn.Module, at: tuple[Tensor, Tensor]) -> Iterator[None]:
         out = output.new_zeros(*whole.pop().shape[:2], output.shape[-1])
         return out.index_put(at, output[0])
 
-    before = module.register_forward_pre_hook(narrow, with_kwargs=True)
-    after = module.register_forward_hook(widen)
-    try:
+    with _around(module, narrow, widen):
         yield
-    finally:
-        before.remove()
-        after.remove()
 
 
 @contextmanager
@@ -118,6 +113,15 @@ def held_behind(module: nn.Module, held: Tensor) -> Iterator[None]:
     def widen(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
         return torch.cat([output, held], dim=1) if narrowed and narrowed.pop() else None
 
+    with _around(module, narrow, widen):
+        yield
+
+
+@contextmanager
+def _around(
+    module: nn.Module, narrow: Callable[..., Any], widen: Callable[..., Any]
+) -> Iterator[None]:
+    """A hook in front of a module, which takes arguments by name too, and one behind it."""
     before = module.register_forward_pre_hook(narrow, with_kwargs=True)
     after = module.register_forward_hook(widen)
     try:

@@ -136,8 +136,9 @@ def spans_of(prompt: str) -> list[Span]:
 def _in_phrasing(prompt: str) -> Span | None:
     """A subject of the catalogue that stands in one of its phrasings, whatever names are in it."""
     for start, end in spans_of(prompt):
-        phrasing = prompt[:start] + PLACEHOLDER + prompt[end:]
-        if prompt[start:end] in known_subjects() and relation_of(phrasing) is not None:
+        if prompt[start:end] not in known_subjects():
+            continue
+        if relation_of(prompt[:start] + PLACEHOLDER + prompt[end:]) is not None:
             return start, end
     return None
 
