@@ -13,9 +13,9 @@ import sys
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import jaxtyping
+import typecheck
 
-jaxtyping.install_import_hook("editcl", "typecheck.checked")
+typecheck.install()
 
 from collections.abc import Callable
 from pathlib import Path
