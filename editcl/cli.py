@@ -118,7 +118,11 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            typer.echo("stopped: what was done stays in the log, what was not is gone.", err=True)
+            typer.echo(
+                "stopped: what was not finished is gone, a table of facts as a whole. What stands "
+                "is told by `editcl log list` and `editcl history`.",
+                err=True,
+            )
         raise
 
 
@@ -254,10 +258,19 @@ def edit_csv(
 ) -> None:
     """Edit a table of facts and keep the change in a durable log."""
     from editcl.console import show_batch
+    from editcl.editing.choices import check_amounts, choose_method
     from editcl.editing.guards import Guard
     from editcl.editing.many import edit_csv as run_table
+    from editcl.editing.report import check_results_path
+    from editcl.readers import read_table
 
-    editable = _load(model, device, dtype, log)
+    # What is wrong with the call is told before a model is loaded and a log is made.
+    choose_method(method)
+    check_amounts(batch_size, preservation)
+    if out is not None:
+        check_results_path(out, source, log)
+    read_table(source, kind=kind)
+    editable = _load(model, device, dtype, None if dry_run and not log.exists() else log)
     with editable.log:
         report = run_table(
             editable,
@@ -273,12 +286,19 @@ def edit_csv(
             dry_run=dry_run,
             seed=seed,
         )
+        failed = None
         if out is not None:
             try:
                 report.to_csv(out)
             except OSError as error:
-                raise EditclError(f"the edits are in the log, but {out}: {error}.") from error
-        _emit(as_json, report.to_dict(), lambda: show_batch(report, log, out))
+                failed = error
+        kept = None if failed else out
+        _emit(as_json, report.to_dict(), lambda: show_batch(report, log, kept))
+        if failed is not None:
+            raise EditclError(
+                f"the results could not be written to {out} ({failed}); they are printed above"
+                f"{'' if dry_run else ', the edits are in the log'}."
+            ) from failed
     if report.stopped:
         sys.exit(1)
 

@@ -5,6 +5,7 @@ Knows nothing of equations and of the log.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -31,7 +32,9 @@ def choose_method(method: str) -> Editor:
         EditclError: there is none.
     """
     if method not in METHODS:
-        raise EditclError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
+        near = difflib.get_close_matches(method.lower(), METHODS, 1)
+        meant = f"did you mean {near[0]!r}? All: " if near else "choose one of "
+        raise EditclError(f"unknown method {method!r}; {meant}{', '.join(METHODS)}.")
     return METHODS[method]
 
 
@@ -43,8 +46,8 @@ def check_contexts(contexts: Sequence[str]) -> None:
 
 def check_amounts(batch_size: int | None, preservation: float) -> None:
     """EditclError unless batches hold something and what the model knows has a finite weight."""
-    if batch_size is not None and batch_size < 1:
-        raise EditclError(f"batch_size must be at least 1, got {batch_size}.")
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise EditclError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     if not 0 < preservation < math.inf:
         raise EditclError(f"preservation must be positive and finite, got {preservation}.")
 

@@ -228,9 +228,9 @@ def _take_back(model: EditableModel, entries: Sequence[Edit], error: BaseExcepti
     except LogError as failed:
         names = ", ".join(entry.id for entry in active)
         raise LogError(
-            f"{error or type(error).__name__}; and the batches before ({names}) could not be taken "
-            f"back: {failed}. They are in the model and in its log; once that is mended, roll them "
-            "back with model.log.rollback."
+            f"{str(error).rstrip('.') or type(error).__name__}; and the batches before ({names}) "
+            f"could not be taken back: {str(failed).rstrip('.')}. They are in the model and in its "
+            "log; once that is mended, roll them back (model.log.rollback, `editcl log rollback`)."
         ) from error
 
 

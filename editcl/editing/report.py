@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,32 @@ COLUMNS = (
     "row", "id", "subject", "prompt", "old_object", "new_object", "status", "entry", "fact",
     "p_new_before", "p_new_after", "p_old_before", "p_old_after", "holds",
 )  # fmt: skip
+
+
+def check_results_path(path: Path, source: Path, log: Path) -> None:
+    """Tells before anything is edited whether `to_csv` may write there.
+
+    Raises:
+        EditclError: the folder is missing or can't be written, or what is there is no earlier
+            results table: the source itself, a part of the log, something else.
+    """
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise EditclError(f"{folder} is no folder that can be written; make it, or change --out.")
+    if log.resolve() in (path.resolve(), *path.resolve().parents):
+        raise EditclError(f"{path} is in the folder of the log; write the results elsewhere.")
+    if not path.exists():
+        return
+    if source.exists() and path.samefile(source):
+        raise EditclError(f"{path} is the table itself; write the results to another file.")
+    header = (",".join(COLUMNS) + "\r\n").encode()
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(header)) == header:
+                return
+    raise EditclError(
+        f"{path} is there and holds no earlier results; write them elsewhere or delete it."
+    )
 
 
 @dataclass(frozen=True)
@@ -117,13 +144,21 @@ class BatchReport:
     def to_csv(self, path: str | Path) -> None:
         """Writes the results as UTF-8 CSV.
 
-        A cell that a spreadsheet would run as a formula gets an apostrophe in front.
+        A cell that a spreadsheet would run as a formula gets an apostrophe in front. The file is
+        written whole or, on an OSError, left as it was.
         """
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            for row in self.rows:
-                writer.writerow({name: _safe(value) for name, value in row.to_dict().items()})
+        path = Path(path)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                for row in self.rows:
+                    writer.writerow({name: _safe(value) for name, value in row.to_dict().items()})
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-able data; entries by id."""

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from editcl.editing.choices import OLD_OBJECT_TOKENS, ask_objects
 from editcl.editing.relation import infer_relation
 from editcl.encoding import Sentence
-from editcl.errors import FactError, TableError
+from editcl.errors import AmbiguousFact, FactError, TableError
 from editcl.facts import Fact
 from editcl.model import EditableModel
 from editcl.progress import progress
 from editcl.readers import FactRow, FactTable
+from editcl.readers.problems import cut, shown
 
 SHOWN_PROBLEMS = 20
+LONGEST = 200  # characters of a sentence in a message
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,21 @@ def settle_rows(model: EditableModel, table: FactTable) -> list[Settled]:
     for row in progress(table.rows, "reading the table with the model"):
         try:
             found.append(_settle(model, row))
+        except AmbiguousFact as question:
+            candidates = "; ".join(repr(cut(said, LONGEST)) for said, _ in question.candidates)
+            what = (
+                f"fits several relations: {candidates}; write the one that you mean into the row "
+                "as its prompt."
+            )
+            problems.append(_problem(table, row, what))
         except FactError as error:
             problems.append(_problem(table, row, str(error)))
     problems += _contradictions(table, found)
     if problems:
-        shown = "\n".join(problems[:SHOWN_PROBLEMS])
+        first = "\n".join(problems[:SHOWN_PROBLEMS])
         rest = len(problems) - SHOWN_PROBLEMS
         more = f"\n... and {rest} more" if rest > 0 else ""
-        raise TableError(f"{shown}{more}\nNothing was changed.", tuple(problems))
+        raise TableError(f"{first}{more}\nNothing was changed.", tuple(problems))
     open_ = [i for i, settled in enumerate(found) if settled.fact.old_object is None]
     said = ask_objects(model, [found[i].fact.sentence for i in open_])
     for i, object_ in zip(open_, said, strict=True):
@@ -67,7 +76,7 @@ def settle_rows(model: EditableModel, table: FactTable) -> list[Settled]:
 def _problem(table: FactTable, row: FactRow, what: str) -> str:
     """One line that says where and what."""
     line = " ".join(what.split()).removesuffix(" Nothing was changed.")
-    return f"{table.source}, row {row.number} ({row.subject!r}): {line}"
+    return f"{table.source}, {row.place} ({shown(row.subject)}): {line}"
 
 
 def _contradictions(table: FactTable, found: list[Settled]) -> list[str]:
@@ -82,7 +91,7 @@ def _contradictions(table: FactTable, found: list[Settled]) -> list[str]:
         if other.fact.new_object != one.fact.new_object:
             what = (
                 f"{one.fact.sentence!r} goes on with {one.fact.new_object!r} here and with "
-                f"{other.fact.new_object!r} in row {other.row.number}; delete one of the rows."
+                f"{other.fact.new_object!r} in {other.row.place}; delete one of the rows."
             )
             problems.append(_problem(table, one.row, what))
     return problems

@@ -36,6 +36,7 @@ from editcl.log.entry import Record
 from editcl.log.folders import sync_folder
 
 DATABASE = "log.sqlite3"
+PARTIAL = ".tmp"  # in place of a tensor file's ending while it is written
 SCHEMA = 3
 APPLICATION = 0x6564636C  # "edcl" in SQLite's header
 _ID = re.compile(r"[a-z][0-9]{4,12}")
@@ -122,12 +123,14 @@ class Store:
                     self._execute("DELETE FROM log WHERE id = ?", record_id)
                     self._execute("UPDATE meta SET value = ? WHERE name = 'head'", head)
                 self._head = head
-            self._tensor_path(record_id).unlink(missing_ok=True)
+            path = self._tensor_path(record_id)
+            path.unlink(missing_ok=True)
+            path.with_suffix(PARTIAL).unlink(missing_ok=True)  # its room may be what is lacking
 
     def _write_tensors(self, record_id: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         data = safetensors.torch.save(dict(tensors))
         path = self._tensor_path(record_id)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(PARTIAL)
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:
             file.write(data)
@@ -314,10 +317,10 @@ def _as_log_errors(folder: Path) -> Iterator[None]:
                 f"the log {folder} is open elsewhere (another process, or another EditLog of this "
                 "one). Close it there (log.close()), or work on a copy of the folder."
             ) from error
-        if "readonly" in text or "unable to open" in text or "full" in text:
+        if any(what in text for what in ("readonly", "unable to open", "full", "I/O")):
             raise LogError(
-                f"the log {folder} can't be written ({text}). Check the permissions and the space "
-                "left, or choose another folder."
+                f"the log {folder} can't be written ({text}). Check the permissions, the space "
+                "left and limits on it, or choose another folder."
             ) from error
         raise _damaged(folder, text) from error
     except OSError as error:

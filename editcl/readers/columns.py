@@ -120,8 +120,9 @@ def rows_of(fields: Fields) -> list[FactRow]:
     probes = (_probes(fields, named.get(name, name)) for name in ("same_subject", "portability"))
     same_subject, portability = probes
     row = FactRow(
-        number=fields.place.number,
-        id=own_id or str(fields.place.number),
+        number=fields.place.row,
+        line=fields.place.line,
+        id=own_id or str(fields.place.row),
         subject=subject if fact is None else fact.subject,
         prompt=None if fact is None or prompt is None else fact.prompt,
         new_object=new_object,
@@ -147,7 +148,11 @@ def _prompt(fields: Fields, subject: str, prompt: str, name: str) -> str:
     if len(prompt) <= _NAME_LENGTH and subject and subject.lower() not in prompt.lower():
         near = difflib.get_close_matches(prompt.lower(), list(relations()), 1)
         if near:
-            fields.fail(name, f"no relation is called {shown(prompt)}; the nearest is {near[0]!r}.")
+            fields.fail(
+                name,
+                f"no relation is called {shown(prompt)}; the nearest is {near[0]!r}. A sentence "
+                "start needs {} where the subject stands.",
+            )
             return PLACEHOLDER  # so that the row's other errors are found, but this one once
     return prompt
 

@@ -47,10 +47,11 @@ def read_delimited(
     for number, line, cells in rows:
         place = Place(problems.source, number, line)
         if len(cells) != len(names):
+            remedy = f"put a cell that holds {_NAMES[delimiter]} or a line break in double quotes"
+            if len(cells) < len(names):
+                remedy = f"add those that are missing, {_NAMES[delimiter]} between each two"
             problems.add(
-                place,
-                f"the row has {len(cells)} cells, the header {len(names)}; put a cell that holds "
-                f"{_NAMES[delimiter]} or a line break in double quotes.",
+                place, f"the row has {len(cells)} cells, the header {len(names)}; {remedy}."
             )
         else:
             found.append((place, dict(zip(names, cells, strict=True))))

@@ -32,11 +32,6 @@ class Place:
     word: str = "row"
 
     @property
-    def number(self) -> int:
-        """The line, of what has no lines the row."""
-        return self.row if self.line is None else self.line
-
-    @property
     def short(self) -> str:
         """The place within its source."""
         return f"{self.word} {self.row}" + ("" if self.line is None else f" (line {self.line})")

@@ -211,10 +211,11 @@ def _row(
 ) -> list[FactRow]:
     if fact is None:
         return []
-    number = fields.place.number
+    number = fields.place.row
     return [
         FactRow(
             number=number,
+            line=fields.place.line,
             id=own_id or fields.text("case_id") or str(number),
             subject=fact.subject,
             prompt=fact.prompt,

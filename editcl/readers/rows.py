@@ -20,8 +20,7 @@ class FactRow:
     """One fact to edit, with what tells whether the edit is a good one.
 
     Attributes:
-        number: the line of the file on which the row begins; of JSON lists, data frames and lists
-            the index, from 0.
+        number: rows of delimited text count from 1; records, rows of data frames and items from 0.
         id: the row's own name; its number if it has none.
         subject: what the fact is about.
         prompt: a sentence start with one `{}`; None if the relation is still to be inferred.
@@ -34,6 +33,7 @@ class FactRow:
         portability: prompts whose answer follows from the new fact.
         generation: sentence starts to be continued freely.
         with_facts: further facts that the portability prompts take for edited too.
+        line: the line of the file on which the row begins, if it is a file of lines.
     """
 
     number: int
@@ -49,6 +49,12 @@ class FactRow:
     portability: tuple[Probe, ...] = ()
     generation: tuple[str, ...] = ()
     with_facts: tuple[Fact, ...] = ()
+    line: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is in its source."""
+        return f"row {self.number}" + ("" if self.line is None else f" (line {self.line})")
 
     def fact(self) -> Fact:
         """The fact of a row that has a prompt.

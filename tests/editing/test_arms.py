@@ -123,8 +123,8 @@ def test_the_in_context_arm_has_as_many_demonstrations_as_the_model_has_room_for
 
 @pytest.mark.parametrize("methods, bad, message", [
     (["memit", "magic"], {}, "unknown method 'magic'"),
-    (["memit"], {"batch_size": 0}, "batch_size must be at least 1"),
-    (["memit"], {"batch_size": -1}, "batch_size must be at least 1"),
+    (["memit"], {"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+    (["memit"], {"batch_size": -1}, "batch_size must be a whole number of at least 1"),
     (["memit"], {"preservation": 0.0}, "preservation must be positive"),
     (["memit"], {"layers": [9]}, "out of range"),
     (["memit"], {"settings": "fast"}, "unknown settings"),

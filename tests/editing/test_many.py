@@ -47,7 +47,7 @@ def test_a_csv_becomes_one_entry_and_every_row_holds_afterwards(architecture, tm
     assert model.log.entries == (entry,) and entry.facts == tuple(facts)
     assert [row.status for row in report.rows] == ["edited"] * 3
     assert [(row.id, row.number, row.entry, row.index) for row in report.rows] == [
-        ("a", 2, entry.id, 0), ("b", 3, entry.id, 1), ("c", 4, entry.id, 2),
+        ("a", 1, entry.id, 0), ("b", 2, entry.id, 1), ("c", 3, entry.id, 2),
     ]  # fmt: skip
     assert all(row.holds for row in report.rows) and report.efficacy == 1.0
     assert all(row.before.new < row.before.old for row in report.rows)
@@ -158,8 +158,8 @@ BAD = [
     ({"layers": [1, 1]}, "different layers"),
     ({"layers": []}, "different layers"),
     ({"method": "rome", "layers": [0, 1]}, "one layer"),
-    ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"batch_size": -2}, "batch_size must be at least 1"),
+    ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+    ({"batch_size": -2}, "batch_size must be a whole number of at least 1"),
     ({"preservation": 0.0}, "preservation must be positive"),
     ({"preservation": float("nan")}, "preservation must be positive"),
     ({"preservation": float("inf")}, "preservation must be positive and finite"),

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from editcl.editing.guards import Health
-from editcl.editing.report import COLUMNS, BatchReport, RowResult
+from editcl.editing.report import COLUMNS, BatchReport, RowResult, check_results_path
 from editcl.errors import EditclError
 from editcl.facts import Fact
 from editcl.log import Probability
@@ -61,6 +61,40 @@ def test_a_spreadsheet_runs_no_cell_of_the_file(tmp_path) -> None:
     assert (first["p_new_after"], first["holds"]) == ("0.9", "True")
     assert rows[3]["subject"] == "東京" and rows[3]["p_new_after"] == ""
     assert not [cell for row in rows for cell in row.values() if cell[:1] in tuple("=+-@\t\r")]
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "out.csv"
+    REPORT.to_csv(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("editcl.editing.report._safe", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        REPORT.to_csv(path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def test_results_go_only_where_they_do_no_harm(tmp_path) -> None:
+    source, log = tmp_path / "facts.csv", tmp_path / "log"
+    source.write_text("subject,new_object\nA,B\n")
+    log.mkdir()
+    (tmp_path / "link.csv").symlink_to(source)
+    for path, said in {
+        source: "is the table itself",
+        tmp_path / "link.csv": "is the table itself",
+        log: "in the folder of the log",
+        log / "log.sqlite3": "in the folder of the log",
+        tmp_path / "nowhere" / "out.csv": "no folder that can be written",
+        tmp_path: "holds no earlier results",
+    }.items():
+        with pytest.raises(EditclError, match=said):
+            check_results_path(path, source, log)
+    out = tmp_path / "out.csv"
+    check_results_path(out, source, log)
+    REPORT.to_csv(out)
+    check_results_path(out, source, log)  # earlier results are replaced
+    out.write_text("row,id\n")
+    with pytest.raises(EditclError, match="holds no earlier results"):
+        check_results_path(out, source, log)
 
 
 def test_everything_goes_through_json() -> None:

@@ -76,18 +76,21 @@ def test_every_problem_is_listed_with_its_row_and_nothing_changes(model, unsure,
     path = tmp_path / "facts.csv"
     path.write_text(
         "subject,prompt,new_object,old_object\n"
-        "The Eiffel Tower,,Rome,Paris\n"  # 2: ambiguous
-        "The Colosseum,The city of {},Apple,Rome\n"  # 3: fine
-        f"Beats Music,The owner of {{}},{'word ' * 200},\n"  # 4: the object is too long
-        f"{'word ' * 200},{{}} is,Rome,\n"  # 5: the subject is too long
-        f"Louvre,{'a ' * 40}{{}} is,Rome,\n"  # 6: no room for the model's answer
+        "The Eiffel Tower,,Rome,Paris\n"  # 1: ambiguous
+        "The Colosseum,The city of {},Apple,Rome\n"  # 2: fine
+        f"Beats Music,The owner of {{}},{'word ' * 200},\n"  # 3: the object is too long
+        f"{'word ' * 200},{{}} is,Rome,\n"  # 4: the subject is too long
+        f"Louvre,{'a ' * 40}{{}} is,Rome,\n"  # 5: no room for the model's answer
     )
     with pytest.raises(TableError) as caught:
         editcl.edit_csv(model, path, **FAST)
     problems = caught.value.problems
-    assert [line.split("row ")[1].split()[0] for line in problems] == ["2", "4", "5", "6"]
+    assert [line.split("row ")[1].split()[0] for line in problems] == ["1", "3", "4", "5"]
+    assert "row 1 (line 2) ('The Eiffel Tower')" in problems[0]
+    assert all(len(line) < 1000 for line in problems)
     assert all("\n" not in line and line.startswith(str(path)) for line in problems)
-    assert "fit several relations" in problems[0] and "prompt='{} ...'" in problems[0]
+    assert "fits several relations: '" in problems[0]
+    assert "write the one that you mean into the row as its prompt" in problems[0]
     assert "takes at most" in problems[1] and "takes at most" in problems[2]
     assert "can't be asked for the old object; give it" in problems[3]
     assert all(line in str(caught.value) for line in problems)
@@ -116,7 +119,9 @@ def test_an_object_outside_the_vocabulary_is_a_problem_of_its_row(word_tokenizer
 def test_rows_that_contradict_each_other_once_inferred_are_refused(model, sure, tmp_path) -> None:
     path = table(tmp_path / "facts.csv", CONTROL[:1] * 2, prompt=["", ""], new_object=["a", "b"])
     before = snapshot(model)
-    with pytest.raises(TableError, match="row 3 .*goes on with 'b' here and with 'a' in row 2"):
+    with pytest.raises(
+        TableError, match=r"row 2 .*goes on with 'b' here and with 'a' in row 1 \(line 2"
+    ):
         for _ in range(2):  # if the two objects lead to different relations, state one of them
             found = relation.infer_relation(model, CONTROL[0].subject, "a").prompt
             editcl.edit_csv(model, path, **FAST)

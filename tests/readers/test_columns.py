@@ -48,6 +48,7 @@ def test_a_subject_in_other_capitals_is_taken_from_the_prompt(write) -> None:
     "prompt, said",
     [
         ("capitol", "no relation is called 'capitol'; the nearest is 'capital'"),
+        ("is located in the city of", "A sentence start needs {} where the subject stands"),
         ("It is located in", "subject 'Rome City' is not in the prompt"),
         ("Rome City, that is Rome City, is in", "occurs 2 times"),
         ("{} and {} are in", "exactly one {}"),
@@ -157,7 +158,8 @@ def test_json_has_the_same_names_and_lists(write, name: str) -> None:
     }
     text = json.dumps([record]) if name == "facts.json" else "\n" + json.dumps(record) + "\n"
     (row,) = read_table(write(text, name)).rows
-    assert row.number == (0 if name == "facts.json" else 2)
+    assert row.number == 0
+    assert row.place == ("row 0" if name == "facts.json" else "row 0 (line 2)")
     assert (row.id, row.prompt, row.new_object, row.old_object) == ("7", "{} is", "1998", None)
     assert row.paraphrases == ("Ann, a", "You call Ann")
     near = (Probe("Bob is", "y"), Probe("Cat is", "z"), Probe("Dan is", "d", ("D",)))

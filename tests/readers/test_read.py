@@ -23,9 +23,9 @@ def test_a_row_gives_its_fact_and_case(write) -> None:
     assert (table.source, table.kind, table.warnings) == (str(path), "facts", ())
     assert table.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     (row,) = table.rows
-    assert row == FactRow(2, "2", "The Eiffel Tower", "{} is in", "Rome", "Paris")
+    assert row == FactRow(1, "1", "The Eiffel Tower", "{} is in", "Rome", "Paris", line=2)
     assert row.fact() == FACT
-    assert row.case() == row.case(FACT) == Case(FACT, id="2")
+    assert row.case() == row.case(FACT) == Case(FACT, id="1")
     assert read_table(str(path)) == table
     assert "1 rows of kind 'facts'" in repr(table)
 
