@@ -237,7 +237,8 @@ def base_fingerprint(model: EditableModel) -> str:
 def _cache_key(model: EditableModel, layer: int, corpus: str) -> str:
     memo = f"fingerprint-below-{layer}"
     if memo not in model.memo:
-        model.memo[memo] = model.fingerprint(below=layer)
+        with model.at_base():  # as C is measured
+            model.memo[memo] = model.fingerprint(below=layer)
     fingerprint = model.memo[memo]
     if corpus.startswith("sampled"):  # the text itself then depends on every base weight
         corpus += base_fingerprint(model)

@@ -93,6 +93,17 @@ def test_edits_in_the_log_do_not_change_it(model) -> None:
     assert torch.equal(model.down_projection(1).parameter, edited), "and the edit is back"
 
 
+def test_an_edited_model_finds_what_was_measured_before_the_edit(model, monkeypatch) -> None:
+    before = covariances(model, [2], texts=TEXTS)[2].moment
+    update = WeightUpdate(
+        model.down_projection(0).name, torch.randn(model.d_mlp, 1), torch.randn(model.d_model, 1)
+    )
+    model.log.append([update], [Fact("a", "{} is", "b")], method="test", layers=[0])
+    model.memo.clear()
+    monkeypatch.setattr(module, "measure", None)  # measuring again would fail
+    assert torch.equal(covariances(model, [2], texts=TEXTS)[2].moment, before)
+
+
 def test_an_empty_corpus_is_refused(model) -> None:
     with pytest.raises(EditclError, match="empty"):
         covariances(model, [0], texts=["  "])
