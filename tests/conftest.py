@@ -43,8 +43,15 @@ SHARED = Path(os.environ.get("EDITCL_SHARED", Path(__file__).resolve().parents[2
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests neither use nor fill the user's cache of covariances and calibrations."""
-    os.environ["EDITCL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Tests neither use nor fill the user's cache of covariances and calibrations.
+
+    The processes of one run share theirs: what one has measured of the embedded model the others
+    find. Tests that interrupt edits have one of their own, for half-finished values are kept there.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    os.environ["EDITCL_CACHE"] = str(folder / "cache")
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,6 @@ def embedded() -> EditableModel:
     return editcl.load()
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("EDITCL_CACHE", str(tmp_path / "cache"))
-
-
 def test_it_knows_its_facts_in_every_phrasing(embedded) -> None:
     rng = random.Random(0)
     drawn = rng.sample(known_facts(), 250)

@@ -25,11 +25,6 @@ QUICK |= {"essence": (), "contexts": ("",)}
 PROMPT = "{} is located in the city of"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("EDITCL_CACHE", str(tmp_path / "cache"))
-
-
 def weights(model) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.hf.parameters()]
 
