@@ -86,6 +86,12 @@ def layout(names: tuple[str, ...]) -> Layout:
 
 def check_header(names: tuple[str, ...], problems: Problems) -> None:
     """Raises for all that is wrong with a header, and what was noted of broken rows after it."""
+    if names and not any(known(name) for name in names):
+        problems.fail(
+            "the header",
+            f"none of {', '.join(map(shown, names[:3]))} is a column's name; is the line of names "
+            "missing? Begin with subject,prompt,new_object.",
+        )
     found = layout(names)
     for name, message in found.problems:
         problems.add("the header", message, name)

@@ -124,6 +124,12 @@ def test_an_unknown_column_is_told_the_nearest(write, refused, name: str, meant:
     assert f"the header, column '{name}': unknown column; did you mean '{meant}'?" in text
 
 
+def test_a_table_without_a_header_is_told_so(refused, write) -> None:
+    text = refused(write("Louvre,{} is in,Oslo\nBig Ben,{} is in,Rome\n"))
+    assert "the header: none of 'Louvre', '{} is in', 'Oslo' is a column's name" in text
+    assert "is the line of names missing?" in text and "delete" not in text
+
+
 def test_a_column_near_to_none_is_told_all(write, refused) -> None:
     assert "delete it, or use one of subject" in refused(write("subject,new_object,qqq\na,b,c\n"))
 
