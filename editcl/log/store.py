@@ -323,6 +323,8 @@ def _as_log_errors(folder: Path) -> Iterator[None]:
                 "left and limits on it, or choose another folder."
             ) from error
         raise _damaged(folder, text) from error
+    except UnicodeDecodeError as error:  # of SQLite's message about names that damage has changed
+        raise _damaged(folder, "its names are not UTF-8") from error
     except OSError as error:
         raise LogError(
             f"the log folder {folder} can't be used: {error}. Check the path, the permissions and "

@@ -249,6 +249,23 @@ def test_a_truncated_database_is_refused(folder: Path, size: int) -> None:
     refused(folder, "damaged|no edit log")
 
 
+def test_a_database_with_damaged_names_is_refused(folder: Path) -> None:
+    """SQLite quotes them in its message, which then can't be decoded."""
+    path = folder / store_module.DATABASE
+    before = path.read_bytes()
+    begin = before.index(b"CREATE TABLE")
+    refusals = set()
+    for place in range(begin, begin + 60, 3):
+        content = bytearray(before)
+        content[place] ^= 128
+        path.write_bytes(content)
+        try:
+            EditLog(fresh(), folder).close()
+        except LogError as error:
+            refusals.add("not UTF-8" in str(error))
+    assert True in refusals
+
+
 def test_a_missing_database_is_refused(folder: Path) -> None:
     (folder / store_module.DATABASE).unlink()
     refused(folder, "damaged")
