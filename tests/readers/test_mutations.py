@@ -81,7 +81,7 @@ def check(path: Path) -> bool:
         for problem in error.problems:
             assert path.name in problem
             # What is of no row: the header or the whole.
-            whole = r"the header, column|the file |no facts|no record|JSON"
+            whole = r"the header(, column|: none of)|the file |no facts|no record|JSON"
             assert re.search(rf"(row|record|line) \d+|{whole}", problem), problem
         return False
     assert_valid(table)
