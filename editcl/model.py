@@ -351,13 +351,16 @@ class EditableModel:
         return Scores(log_prob, accuracy == 1.0, accuracy)
 
     def _score_rows(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
-        inputs = self.pad([row.ids for row in rows])
+        # Objects of one token after the same words are told by one run of these words.
+        places: dict[tuple[int, ...], int] = {}
+        place = [places.setdefault(row.ids[:-1], len(places)) for row in rows]
         first = min(row.target_start for row in rows) - 1
-        keep = torch.arange(first, inputs["input_ids"].shape[1] - 1, device=self.device)
+        inputs = self.pad(list(places))
+        keep = torch.arange(first, inputs["input_ids"].shape[1], device=self.device)
+        target = self.pad([row.ids for row in rows])["input_ids"][:, first + 1 :]
         with torch.inference_mode():
-            logits = self.forward(inputs, keep=keep).float()
+            logits = self.forward(inputs, keep=keep).float()[place]
             log_probs = logits.log_softmax(-1)
-            target = inputs["input_ids"][:, first + 1 :]
             taken = log_probs.gather(-1, target[..., None])[..., 0].double().cpu()
             hits = (logits.argmax(-1) == target).cpu()
         result = []
