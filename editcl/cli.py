@@ -269,14 +269,13 @@ def edit_csv(
     check_amounts(batch_size, preservation)
     if out is not None:
         check_results_path(out, source, log)
-    read_table(source, kind=kind)
+    table = read_table(source, kind=kind)
     editable = _load(model, device, dtype, None if dry_run and not log.exists() else log)
     with editable.log:
         report = run_table(
             editable,
-            source,
+            table,
             method=method,
-            kind=kind,
             layers=layer or None,
             settings=settings,
             preservation=preservation,

@@ -7,21 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 
 HEADER = "subject,prompt,new_object,old_object\n"
 ROWS = "The Eiffel Tower,The city of {},Rome,Paris\nThe Colosseum,The city of {},Apple,Rome\n"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, tokenizer, monkeypatch) -> Path:
-    """A saved tiny model, and a cache of its own."""
-    monkeypatch.setenv("EDITCL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-    path = tmp_path / "model"
-    tiny.build("gpt2").save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 @pytest.fixture

@@ -69,8 +69,8 @@ def read_table(source: object, *, kind: str | None = None) -> FactTable:
 
     Args:
         source: the path of a .csv, .tsv, .json or .jsonl file of at most 2 GB, with cells of at
-            most 100,000 characters; a pandas DataFrame (NaN is absent); or a list of Facts and
-            Cases.
+            most 100,000 characters; a pandas DataFrame (NaN is absent); a list of Facts and
+            Cases; or a table that has been read, which is given back.
         kind: the format, one of `KINDS`; told by the keys of the records if absent. "facts" has
             the columns subject, new_object and, optionally, prompt (a template with `{}`, a
             sentence start that names the subject, or the name of a relation of the catalogue),
@@ -80,6 +80,8 @@ def read_table(source: object, *, kind: str | None = None) -> FactTable:
     Raises:
         TableError: anything in it is wrong; lists every problem with its place and remedy.
     """
+    if isinstance(source, FactTable):
+        return source
     name = _name(source)
     problems = Problems(name)
     if kind is not None and kind not in KINDS:
