@@ -8,23 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
 from editcl.loading import load
 
 PROMPT = "{} is located in the city of"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, tokenizer, monkeypatch) -> Path:
-    """A saved tiny model, and a cache of its own."""
-    monkeypatch.setenv("EDITCL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-    path = tmp_path / "model"
-    tiny.build("gpt2").save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 def edit_arguments(folder: Path, log: Path) -> list[object]:
